@@ -1,0 +1,99 @@
+"""What a trained encoder is on disk: a folder that peft, transformers and `Encoder` open.
+
+It holds an adapter (peft's files) or full weights (transformers'), the tokenizer,
+`llm2vec_config.json` (how a text becomes an embedding) and `lineage.json` (what it was made from, and
+how). Adapters of earlier stages lie in `adapters/0`, `adapters/1`, … in the order of merging.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm2vec_pl.errors import UserError
+from llm2vec_pl.source import EARLIER, LINEAGE, SETTINGS, read_json
+
+if TYPE_CHECKING:
+    from llm2vec_pl.encoder import Encoder
+
+
+def save_encoder(encoder: Encoder, folder: str | Path, stage: dict[str, Any] | None = None) -> Path:
+    """Writes a loaded encoder to a folder, which appears whole or not at all.
+
+    Args:
+        encoder: with its weights.
+        folder: where to; one that exists is replaced.
+        stage: what to add to the lineage: objective, configuration, data, steps, metrics.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: if it cannot be written; what was there before is then still there.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = folder.parent / f".{folder.name}.unfinished-{os.getpid()}"
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        _write(encoder, unfinished, stage)
+        _replace(folder, unfinished)
+    except OSError as error:
+        raise UserError(f"The encoder could not be written to {folder}: {error}.") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+def _write(encoder: Encoder, folder: Path, stage: dict[str, Any] | None) -> None:
+    if encoder.lora_rank:
+        encoder.decoder.save_pretrained(folder)  # type: ignore[operator]
+        (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
+        for i, adapter in enumerate(encoder.adapters):
+            _copy_adapter(adapter, folder / EARLIER / str(i))
+    else:
+        encoder.causal_lm.save_pretrained(folder)
+    encoder.tokenizer.save_pretrained(folder)
+    write_json(folder / SETTINGS, encoder.settings())
+    write_json(folder / LINEAGE, _lineage(encoder, stage))
+
+
+def _lineage(encoder: Encoder, stage: dict[str, Any] | None) -> dict[str, Any]:
+    source = encoder.source
+    lineage = read_json(source.folder / LINEAGE) if source.folder else {}
+    lineage = lineage or {
+        "base_model": source.base_name,
+        "revision": source.revision,
+        "stages": [],
+    }
+    lineage["stages"] = [*lineage["stages"], *([stage] if stage else [])]
+    return lineage
+
+
+def _copy_adapter(adapter: str, folder: Path) -> None:
+    """From a folder or from the hub's cache, so that the new folder needs nothing else."""
+    from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
+    from transformers.utils import cached_file
+
+    folder.mkdir(parents=True)
+    for name in (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME):
+        shutil.copyfile(str(cached_file(adapter, name)), folder / name)
+
+
+def _replace(folder: Path, new: Path) -> None:
+    """Puts a finished folder in another's place; the old one goes only once the new one is there."""
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old-", dir=folder.parent))
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(new, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Writes an object as indented JSON."""
+    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,184 @@
+"""How a recipe becomes a command: constructors' arguments become flags, and a run leaves a folder.
+
+`--encoder.* --model.* --data.* --trainer.*` are the arguments of `Encoder`, of an objective, of a
+data module and of Lightning's Trainer; `--config FILE` reads them from YAML, `--resume PATH` goes
+on from a checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.callbacks import (
+    Callback,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    RichProgressBar,
+)
+from jsonargparse import ActionConfigFile
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from llm2vec_pl import data as data_modules
+from llm2vec_pl import objectives
+from llm2vec_pl.cli_errors import explain
+from llm2vec_pl.encoder import Encoder
+from llm2vec_pl.errors import UserError
+from llm2vec_pl.objectives import Objective
+from llm2vec_pl.run_folder import save_run
+
+
+class Command(LightningCLI):
+    """A recipe's command line: parsed, and everything built but the weights.
+
+    Args:
+        name: of the recipe; runs go to `runs/NAME` unless `--trainer.default_root_dir` is given.
+        model: the objective, unless `--model` names another.
+        data: the data module, unless `--data` names another.
+        defaults: of further flags, as {"trainer.max_steps": 1000}.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: type[Objective],
+        data: type[LightningDataModule],
+        defaults: dict[str, Any] | None = None,
+    ) -> None:
+        self.name = name
+        self.defaults = {
+            "model": _class_path(model),
+            "data": _class_path(data),
+            "trainer.default_root_dir": f"runs/{name}",
+            "trainer.num_sanity_val_steps": 0,
+            **(defaults or {}),
+        }
+        sys.path.insert(0, os.getcwd())  # for --model my_module.MyObjective
+        super().__init__(
+            Objective,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            run=False,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            save_config_kwargs={"overwrite": True},
+        )
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """A parser whose errors are a line or two."""
+        parser = Parser(**kwargs)
+        parser.add_argument("-c", "--config", action=ActionConfigFile, help="read flags from YAML")
+        return parser
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds `--encoder.*` and `--resume`, and sets the recipe's defaults."""
+        parser.add_class_arguments(Encoder, "encoder")
+        parser.link_arguments("encoder", "model.init_args.encoder", apply_on="instantiate")
+        parser.add_argument("--resume", type=str | None, default=None, help="a checkpoint's path")
+        parser.set_defaults(self.defaults)
+
+    def instantiate_classes(self) -> None:
+        """Builds encoder, objective, data module and trainer."""
+        with user_errors():
+            super().instantiate_classes()
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Lightning's Trainer with this package's logs, progress bar and checkpoints.
+
+        What the user sets, by flag or in a file, takes the place of what is added here.
+        """
+        options = self._get(self.config_init, "trainer")
+        if options["logger"] in (None, True):
+            root = options["default_root_dir"]
+            tensorboard = TensorBoardLogger(root, name=None)
+            kwargs["logger"] = [CSVLogger(root, name="", version=tensorboard.version), tensorboard]
+        given = _as_list(options["callbacks"])
+        kwargs["callbacks"] = [*given, *_missing(_default_callbacks(options), given)]
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (ValueError, MisconfigurationException) as error:
+            raise UserError(f"--trainer: {error}") from error
+
+    def causal_model(self) -> Objective:
+        """The same objective on the same decoder as it was before step 1, to compare with."""
+        arguments = {**self.config["encoder"].as_dict(), "bidirectional": False}
+        options = self.config["model"]["init_args"].as_dict()
+        options.pop("encoder", None)
+        model: Objective = type(self.model)(Encoder(**arguments), **options)
+        return model
+
+    def fit(self) -> Path | None:
+        """Trains, then writes the encoder of the best checkpoint to the run's folder.
+
+        Returns:
+            The folder with the encoder; None on all ranks but the first.
+        """
+        with user_errors():
+            self.trainer.fit(self.model, self.datamodule, ckpt_path=self.config["resume"])
+            return save_run(self.trainer, self.name, self.config)
+
+
+class Parser(LightningArgumentParser):
+    """Lightning's parser, but an error is a line or two instead of all the flags there are."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
+        """Says what is wrong and exits with code 2."""
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        classes = {"model": _exported(objectives), "data": _exported(data_modules)}
+        fail(explain(message, sys.argv[1:], flags, classes))
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turns a `UserError` into a message and exit code 2; a bug keeps its traceback."""
+    try:
+        yield
+    except ValueError as error:
+        # jsonargparse wraps what a constructor raises.
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, UserError):
+            cause = cause.__cause__
+        if cause is None:
+            raise
+        fail(cause)
+
+
+def fail(message: object) -> NoReturn:
+    """Prints what the user can put right and exits with code 2."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _default_callbacks(options: dict[str, Any]) -> list[Callback]:
+    callbacks: list[Callback] = []
+    if options["enable_checkpointing"] is not False:
+        callbacks.append(ModelCheckpoint(monitor="val/loss", filename="best", save_last=True))
+    if options["logger"] is not False:
+        callbacks.append(LearningRateMonitor(logging_interval="step"))
+    if options["enable_progress_bar"] is not False:
+        callbacks.append(RichProgressBar(leave=True))
+    return callbacks
+
+
+def _missing(defaults: list[Callback], given: list[Callback]) -> list[Callback]:
+    return [d for d in defaults if not any(isinstance(g, type(d)) for g in given)]
+
+
+def _as_list(callbacks: Any) -> list[Callback]:
+    return callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []
+
+
+def _class_path(cls: type) -> dict[str, str]:
+    return {"class_path": f"{cls.__module__}.{cls.__qualname__}"}
+
+
+def _exported(module: Any) -> list[type]:
+    return [getattr(module, name) for name in module.__all__ if name != "Objective"]

@@ -1,0 +1,193 @@
+"""Where texts come from: local files or a data set of the Hugging Face hub, split by name."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from typing_extensions import override
+
+from llm2vec_pl.data.rows import READERS, Row, extension, no_column
+from llm2vec_pl.errors import UserError
+
+WIKITEXT = ("Salesforce/wikitext", "wikitext-103-raw-v1")
+
+_SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "valid": "validation",
+    "validation": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+}
+
+
+class Source(Protocol):
+    """Rows of text in splits."""
+
+    @property
+    def splits(self) -> set[str]:
+        """The splits that have rows of their own."""
+
+    def rows(self, split: str) -> Iterator[Row]:
+        """All rows of a split, in a fixed order."""
+
+    def identity(self) -> dict[str, Any]:
+        """What changes when the rows do."""
+
+
+def open_source(path: str | None, subset: str | None, column: str, streaming: bool) -> Source:
+    """Local files where the path is there, else a data set of the hub.
+
+    Raises:
+        UserError: there is no such file, or none that can be read.
+    """
+    if path is None:
+        return HubDataset(*WIKITEXT, column, streaming)
+    local = Path(path).expanduser()
+    if local.exists():
+        return LocalFiles(local, column)
+    looks_local = path[:1] in "/.~" or path.count("/") > 1 or extension(local) in READERS
+    if looks_local or not path:
+        raise UserError(f"--data.path {path!r} does not exist (looked for {local.absolute()}).")
+    return HubDataset(path, subset, column, streaming)
+
+
+def split_of(name: str) -> str | None:
+    """The split that a file's or folder's name says: a word such as train, valid, dev or test."""
+    for word in re.split(r"[^a-z]+", name.lower()):
+        if word in _SPLIT_WORDS:
+            return _SPLIT_WORDS[word]
+    return None
+
+
+class LocalFiles(Source):
+    """One file, or the files of a folder and of the folders in it.
+
+    In a folder, names with the word train, valid (val, dev) or test are splits. Other files are
+    the training split where no file is named train, and are left out where one is.
+    """
+
+    def __init__(self, path: Path, column: str) -> None:
+        self.column = column
+        self.files: dict[str, list[Path]] = {}
+        if path.is_file():
+            self._add(path, "train")
+        else:
+            self._add_folder(path)
+        for split, files in self.files.items():
+            kinds = sorted({extension(file) for file in files})
+            if len(kinds) > 1:
+                raise UserError(
+                    f"--data.path {path} holds {split} files of several kinds: {', '.join(kinds)}. "
+                    "Name one file, or a folder with one kind."
+                )
+
+    def _add(self, file: Path, split: str) -> None:
+        if extension(file) not in READERS:
+            raise UserError(
+                f"--data.path {file} has an unknown extension. "
+                f"Known are: {', '.join(READERS)}, and each with .gz except .parquet."
+            )
+        self.files.setdefault(split, []).append(file)
+
+    def _add_folder(self, folder: Path) -> None:
+        unnamed = []
+        for file in sorted(folder.rglob("*")):
+            parts = file.relative_to(folder).parts
+            hidden = any(part.startswith(".") for part in parts)
+            if hidden or not file.is_file() or extension(file) not in READERS:
+                continue
+            named = next((s for part in reversed(parts) if (s := split_of(part))), None)
+            if named:
+                self._add(file, named)
+            else:
+                unnamed.append(file)
+        self.files.setdefault("train", unnamed)
+        if not self.files["train"]:
+            raise UserError(
+                f"--data.path {folder} holds no file to train on. "
+                f"Expected a file that ends in one of: {', '.join(READERS)}."
+            )
+
+    @property
+    @override
+    def splits(self) -> set[str]:
+        return set(self.files)
+
+    @override
+    def rows(self, split: str) -> Iterator[Row]:
+        for file in self.files[split]:
+            try:
+                yield from READERS[extension(file)](file, self.column)
+            except (EOFError, OSError, zlib.error) as error:
+                raise UserError(f"{file} cannot be read to its end: {error}") from error
+
+    @override
+    def identity(self) -> dict[str, Any]:
+        return {
+            split: [
+                (str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns)
+                for file in files
+            ]
+            for split, files in self.files.items()
+        }
+
+
+class HubDataset(Source):
+    """A data set of the Hugging Face hub, or of its cache where the hub cannot be reached."""
+
+    def __init__(self, path: str, subset: str | None, column: str, streaming: bool) -> None:
+        self.path = path
+        self.subset = subset
+        self.column = column
+        self.streaming = streaming
+
+    @cached_property
+    def _datasets(self) -> dict[str, Any]:
+        from datasets import load_dataset
+
+        try:
+            found = load_dataset(self.path, self.subset, streaming=self.streaming)
+        except Exception as error:
+            raise UserError(
+                f"--data.path {self.path!r} is no local file or folder, and the hub did not give "
+                f"it as a data set (subset {self.subset!r}): {error}"
+            ) from error
+        datasets = {split_of(name) or name: dataset for name, dataset in found.items()}
+        if len(found) == 1:
+            datasets = {"train": next(iter(found.values()))}
+        if "train" not in datasets:
+            raise UserError(f"{self.path} has no train split; it has: {', '.join(found)}.")
+        return datasets
+
+    @property
+    @override
+    def splits(self) -> set[str]:
+        return set(self._datasets)
+
+    @override
+    def rows(self, split: str) -> Iterator[Row]:
+        dataset = self._datasets[split]
+        columns = dataset.column_names
+        if columns is not None and self.column not in columns:
+            raise no_column(self.path, self.column, columns)
+        number = 0
+        for batch in dataset.select_columns([self.column]).iter(batch_size=1000):
+            for value in batch[self.column]:
+                number += 1
+                if value or self.path != WIKITEXT[0]:  # a third of WikiText's lines are empty
+                    yield Row(value, f"{self.path} ({split})", number, "row")
+
+    @override
+    def identity(self) -> dict[str, Any]:
+        files = {
+            split: [file["filename"] for file in dataset.cache_files]  # they hold the revision
+            for split, dataset in self._datasets.items()
+        }
+        return {"hub": self.path, "subset": self.subset, "files": files}

@@ -1,0 +1,191 @@
+"""What the text data modules share: the tokenizer, the cache and the loaders."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
+
+from llm2vec_pl.data.blocks import Blocks, collate_blocks, pack, tokenise, write_blocks
+from llm2vec_pl.data.cache import cached_folder
+from llm2vec_pl.data.splits import SPLITS, Split
+from llm2vec_pl.data.streaming import StreamedBlocks
+from llm2vec_pl.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+    from typing_extensions import Self
+
+
+class TextBlocks(LightningDataModule):
+    """Running text as blocks of `max_length` tokens, tokenised once and read from disk.
+
+    A subclass says what the texts are (`texts`) and what they depend on (`source`).
+
+    Args:
+        max_length: tokens per block.
+        batch_size: blocks per batch and device.
+        num_proc: processes that tokenise; with 1 the tokenizer uses its own threads.
+        num_workers: processes that load batches.
+        seed: of the order of the blocks; the order is a function of seed and epoch.
+    """
+
+    def __init__(
+        self, max_length: int, batch_size: int, num_proc: int, num_workers: int, seed: int
+    ) -> None:
+        super().__init__()
+        for flag, value, least in [
+            ("max_length", max_length, 2),
+            ("batch_size", batch_size, 1),
+            ("num_proc", num_proc, 1),
+            ("num_workers", num_workers, 0),
+        ]:
+            if value < least:
+                raise UserError(f"--data.{flag} expects at least {least}, but got {value}.")
+        self.max_length = max_length
+        self.batch_size = batch_size
+        self.num_proc = num_proc
+        self.num_workers = num_workers
+        self.seed = seed
+        self.blocks: dict[Split, Dataset[Any]] = {}
+        self._tokenizer: PreTrainedTokenizerFast | None = None
+        self._notes: list[str] = []
+
+    def texts(self, split: Split) -> Iterator[str]:
+        """The texts of a split, in a fixed order, read anew at each call."""
+        raise NotImplementedError
+
+    def source(self) -> dict[str, Any]:
+        """Everything the texts depend on, as JSON: part of the cache's fingerprint."""
+        raise NotImplementedError
+
+    def attach(self, tokenizer: PreTrainedTokenizerFast) -> Self:
+        """Gives the tokenizer, for use without a trainer.
+
+        Returns:
+            This data module, so that `data.attach(tokenizer).setup()` reads well.
+        """
+        self._tokenizer = tokenizer
+        return self
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The tokenizer of the module being trained, or the one attached.
+
+        Raises:
+            UserError: there is neither.
+        """
+        if self._tokenizer is not None:
+            return self._tokenizer
+        module = self.trainer.lightning_module if self.trainer else None
+        encoder = getattr(module, "encoder", None)
+        if encoder is None:
+            raise UserError(
+                f"{type(self).__name__} has no tokenizer. Call attach(tokenizer), "
+                "or give it to a Trainer together with a module that has an encoder."
+            )
+        return cast("PreTrainedTokenizerFast", encoder.tokenizer)
+
+    def prepare_data(self) -> None:
+        """Writes the cache, where it is not there yet; once on each node."""
+        self._cached_blocks()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Maps the cached blocks of both splits into memory."""
+        folder = self._cached_blocks()
+        self.blocks = {split: Blocks(folder / f"{split}.arrow") for split in SPLITS}
+        self._announce(json.loads((folder / "notes.json").read_text()))
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Batches of the training blocks, in another order each epoch."""
+        return self._loader("train")
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Batches of the validation blocks, in order."""
+        return self._loader("validation")
+
+    def note(self, line: str) -> None:
+        """Keeps a line on the texts just read, such as rows skipped; shown at each use of them."""
+        self._notes.append(line)
+
+    @property
+    def rank(self) -> int:
+        """Of this process among all that train; 0 without a trainer."""
+        return self.trainer.global_rank if self.trainer else 0
+
+    @property
+    def world_size(self) -> int:
+        """Processes that train; 1 without a trainer."""
+        return self.trainer.world_size if self.trainer else 1
+
+    def _cached_blocks(self) -> Path:
+        recipe = {
+            "format": 1,
+            "source": self.source(),
+            "tokenizer": tokenizer_content(self.tokenizer),
+            "max_length": self.max_length,
+        }
+        return cached_folder(f"blocks-{type(self).__name__}", recipe, self._write)
+
+    def _write(self, folder: Path) -> None:
+        rank_zero_info(f"{type(self).__name__}: tokenising, once; the blocks are kept on disk.")
+        self._notes.clear()
+        for split in SPLITS:
+            stream = tokenise(self.texts(split), self.tokenizer, self.num_proc)
+            write_blocks(pack(stream, self.max_length), folder / f"{split}.arrow")
+        if not len(Blocks(folder / "train.arrow")):
+            raise UserError(f"{type(self).__name__} found no text to train on.")
+        (folder / "notes.json").write_text(json.dumps(self._notes))
+
+    def _announce(self, notes: list[str]) -> None:
+        sizes = " + ".join(f"{len(self.blocks[split]):,} {split}" for split in SPLITS)  # type: ignore[arg-type]
+        rank_zero_info(f"{type(self).__name__}: {sizes} blocks of {self.max_length} tokens")
+        for note in notes:
+            rank_zero_info(f"{type(self).__name__}: {note}")
+
+    def _loader(self, split: Split) -> DataLoader[Any]:
+        dataset = self.blocks[split]
+        loader = DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=None if isinstance(dataset, StreamedBlocks) else self._sampler(dataset, split),
+            num_workers=self.num_workers,
+            collate_fn=partial(collate_blocks, pad_token_id=pad_token_id(self.tokenizer)),
+            pin_memory=torch.cuda.is_available(),
+        )
+        if isinstance(dataset, StreamedBlocks):
+            # Lightning tells the epoch only to samplers.
+            loader.sampler.set_epoch = dataset.set_epoch  # type: ignore[attr-defined]
+        return loader
+
+    def _sampler(self, dataset: Dataset[Any], split: Split) -> DistributedSampler[Any]:
+        # Also with one process: Lightning calls its `set_epoch`, and leaves it alone with several.
+        return DistributedSampler(
+            dataset,
+            num_replicas=self.world_size,
+            rank=self.rank,
+            shuffle=split == "train",
+            seed=self.seed,
+        )
+
+
+def pad_token_id(tokenizer: PreTrainedTokenizerFast) -> int:
+    """The token that fills a short block; never attended, so any token will do."""
+    known = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    return next(token for token in known if token is not None)
+
+
+def tokenizer_content(tokenizer: PreTrainedTokenizerFast) -> str:
+    """What decides the tokens of a text; padding and truncation are left out, calls change them."""
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    del content["padding"], content["truncation"]
+    return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()

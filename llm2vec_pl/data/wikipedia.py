@@ -1,0 +1,95 @@
+"""Wikipedia, or any other text: a data set of the hub or local files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from typing_extensions import override
+
+from llm2vec_pl.data.rows import OnBadRow
+from llm2vec_pl.data.sources import open_source
+from llm2vec_pl.data.splits import SPLITS, Split, SplitTexts
+from llm2vec_pl.data.streaming import StreamedBlocks
+from llm2vec_pl.data.text_blocks import TextBlocks
+from llm2vec_pl.errors import UserError
+
+
+class Wikipedia(TextBlocks):
+    """WikiText-103, or the text of any hub data set or local txt, jsonl, csv or parquet files.
+
+    Splits named train, valid (validation, val, dev) are used. Without one for validation, 1 % of
+    the texts is held out, chosen by a hash of the text. The blocks are kept on disk and mapped
+    into memory, unless `streaming`.
+
+    Args:
+        path: a file, a folder or a hub data set; WikiText-103 where not given.
+        subset: the hub data set's configuration.
+        column: the column that holds the text; not used for txt files, which hold one a line.
+        max_length: tokens per block.
+        batch_size: blocks per batch and device.
+        max_rows: rows read of each split; all where not given.
+        num_proc: processes that tokenise for the cache; with 1 the tokenizer uses its threads.
+        num_workers: processes that load batches; when streaming they tokenise as well.
+        streaming: read, tokenise and pack while training, keeping nothing on disk. The length of
+            an epoch is then unknown and may differ by rank: set `--trainer.max_steps`.
+        shuffle_buffer: blocks that each worker draws the next one from when streaming.
+        on_bad_row: what to do with a row that is null, empty, not a string or cannot be read.
+        seed: of the order of the blocks; the order is a function of seed and epoch.
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        subset: str | None = None,
+        column: str = "text",
+        max_length: int = 512,
+        batch_size: int = 32,
+        max_rows: int | None = None,
+        num_proc: int = 1,
+        num_workers: int = 0,
+        streaming: bool = False,
+        shuffle_buffer: int = 1000,
+        on_bad_row: OnBadRow = "error",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(max_length, batch_size, num_proc, num_workers, seed)
+        if max_rows is not None and max_rows < 1:
+            raise UserError(f"--data.max_rows expects at least 1, but got {max_rows}.")
+        self.column = column
+        self.streaming = streaming
+        self.shuffle_buffer = shuffle_buffer
+        source = open_source(path, subset, column, streaming)
+        self._texts = SplitTexts(source, on_bad_row, max_rows)
+
+    @override
+    def texts(self, split: Split) -> Iterator[str]:
+        return self._texts.read(split, report=self.note)
+
+    @override
+    def source(self) -> dict[str, Any]:
+        return {"texts": self._texts.identity(), "column": self.column}
+
+    @override
+    def prepare_data(self) -> None:
+        if not self.streaming:
+            super().prepare_data()
+
+    @override
+    def setup(self, stage: str | None = None) -> None:
+        if not self.streaming:
+            super().setup(stage)
+            return
+        self.blocks = {
+            split: StreamedBlocks(
+                self._texts,
+                split,
+                self.tokenizer,
+                self.max_length,
+                shuffle_buffer=self.shuffle_buffer if split == "train" else 0,
+                seed=self.seed,
+                rank=self.rank,
+                world_size=self.world_size,
+            )
+            for split in SPLITS
+        }

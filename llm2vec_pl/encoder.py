@@ -1,0 +1,299 @@
+"""Tokens -> hidden states -> embeddings: a decoder, made bidirectional, with a LoRA on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from llm2vec_pl.bidirectional import (
+    accepts_position_ids,
+    make_bidirectional,
+    position_ids,
+    refuse_unsupported,
+)
+from llm2vec_pl.errors import UserError
+from llm2vec_pl.head import head_logits, split_causal_lm
+from llm2vec_pl.pooling import Pooling, pool
+from llm2vec_pl.source import (
+    locate,
+    read_config,
+    read_settings,
+    read_tokenizer,
+    require_weights,
+)
+from llm2vec_pl.text import TextTokenizer, TokenBatch
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
+
+
+class Encoder(nn.Module):
+    """A decoder-only language model as a text encoder (LLM2Vec, section 2).
+
+    Construction reads the configuration and the tokenizer only; `load` brings the weights. The
+    decoder ends at its last hidden states, (B, L, D). Its language modelling head lies beside it
+    for the objectives that predict tokens, and is not trained unless everything is.
+
+    Args:
+        model_name: `tiny` (the embedded decoder), a name on the hub, a folder with weights, or a
+            folder or name of an adapter, whose base model and earlier adapters come along.
+        revision: branch, tag or commit of a hub name.
+        bidirectional: let each token see each other (step 1); false leaves the decoder causal.
+        pooling: how the states of a text become its embedding.
+        max_length: tokens a text may have, special tokens included; longer ones are cut.
+        template: what surrounds a text, as "[INST] {text} [/INST]", or "chat".
+        adapters: further LoRA adapters to merge into the weights first, in this order.
+        lora_rank: rank of the new LoRA on all linear layers of the decoder; 0 trains all weights.
+        lora_alpha: scale of the LoRA; twice its rank if null.
+        lora_dropout: chance of an input of the LoRA to be dropped.
+        dora: weight-decomposed LoRA (Liu et al. 2024).
+        rslora: rank-stabilised scale, alpha / sqrt(rank) (Kalajdzievski 2023).
+        attention: transformers' attention implementation; the architecture's best one if null.
+        dtype: of the decoder's weights. A LoRA stays in float32.
+        gradient_checkpointing: recompute activations in the backward pass: less memory, more time.
+        compile: torch.compile the decoder: faster steps after a minute or more of compiling.
+        random_weights: draw the weights instead of reading them: to pre-train from scratch.
+        trust_remote_code: run modelling code that comes with the weights.
+
+    Raises:
+        UserError: with all that is wrong with the arguments, before any weights are read.
+    """
+
+    decoder: nn.Module
+    lm_head: nn.Module
+    causal_lm: PreTrainedModel
+
+    def __init__(
+        self,
+        model_name: str = "tiny",
+        revision: str | None = None,
+        bidirectional: bool = True,
+        pooling: Pooling = "mean",
+        max_length: int = 512,
+        template: str | None = None,
+        adapters: list[str] | None = None,
+        lora_rank: int = 16,
+        lora_alpha: float | None = None,
+        lora_dropout: float = 0.05,
+        dora: bool = False,
+        rslora: bool = False,
+        attention: Attention | None = None,
+        dtype: Dtype = "float32",
+        gradient_checkpointing: bool = False,
+        compile: bool = False,
+        random_weights: bool = False,
+        trust_remote_code: bool = False,
+    ) -> None:
+        super().__init__()
+        if random_weights and lora_rank:
+            raise UserError(
+                "--encoder.random_weights true trains from scratch, where a LoRA learns little. "
+                "Set --encoder.lora_rank 0."
+            )
+        self.bidirectional = bidirectional
+        self.pooling: Pooling = pooling
+        self.lora_rank = lora_rank
+        self._lora: dict[str, Any] = {
+            "alpha": lora_alpha,
+            "dropout": lora_dropout,
+            "dora": dora,
+            "rslora": rslora,
+        }
+        self.attention = attention
+        self.dtype: Dtype = dtype
+        self.gradient_checkpointing = gradient_checkpointing
+        self.compile_decoder = compile
+        self.random_weights = random_weights
+        self.trust_remote_code = trust_remote_code
+
+        self.source = locate(model_name, revision)
+        self.adapters = [*self.source.adapters, *(adapters or [])]
+        if not random_weights:
+            require_weights(self.source.base)
+        self.config = read_config(self.source, trust_remote_code)
+        if bidirectional:
+            refuse_unsupported(self.config)
+
+        tokenizer = read_tokenizer(self.source, trust_remote_code)
+        self.text = TextTokenizer(tokenizer, max_length, template)
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The decoder's tokenizer."""
+        return self.text.tokenizer
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the weights are there."""
+        return hasattr(self, "decoder")
+
+    def load(self) -> Encoder:
+        """Brings the weights: decoder, step 1, earlier adapters, new LoRA; in training mode.
+
+        A second call does nothing, so that Lightning may call it as often as it likes.
+
+        Returns:
+            The encoder itself.
+
+        Raises:
+            UserError: if the weights or an adapter do not fit.
+        """
+        if self.is_loaded:
+            return self
+        model = self._read_weights()
+        if self.bidirectional:
+            make_bidirectional(model)
+        decoder, self.lm_head = split_causal_lm(model)
+        self.config = decoder.config.get_text_config()
+        # The whole model, for saving; not registered, since its parts are.
+        self.__dict__["causal_lm"] = model
+        if self.adapters:
+            from llm2vec_pl.lora import merge_adapters  # peft takes seconds to import
+
+            decoder = merge_adapters(decoder, self.adapters).to(getattr(torch, self.dtype))
+        if self.gradient_checkpointing:
+            decoder.gradient_checkpointing_enable(  # type: ignore[operator]
+                gradient_checkpointing_kwargs={"use_reentrant": False}
+            )
+        if self.lora_rank:
+            from llm2vec_pl.lora import add_lora
+
+            decoder = add_lora(decoder, self.source.base, self.lora_rank, **self._lora)
+        if not self.random_weights and not model.config.get_text_config().tie_word_embeddings:
+            self.lm_head.requires_grad_(False)
+        if self.compile_decoder:
+            decoder.compile(dynamic=False)
+        self.decoder = decoder
+        self._takes_position_ids = accepts_position_ids(model)
+        # from_pretrained leaves evaluation mode, in which nothing is dropped.
+        return self.train()
+
+    def hidden_states(self, batch: TokenBatch) -> Tensor:
+        """The decoder's last hidden states.
+
+        Args:
+            batch: `input_ids` and `attention_mask`, each (B, L).
+
+        Returns:
+            (B, L, D), in the dtype of the computation.
+        """
+        inputs = {"input_ids": batch["input_ids"]}
+        mask = batch["attention_mask"]
+        # Where nothing is padded, attention without a mask is faster. Asking a GPU would wait for it.
+        if mask.is_cuda or not mask.all():
+            inputs["attention_mask"] = mask
+            if self._takes_position_ids:
+                inputs["position_ids"] = position_ids(mask)
+        states: Tensor = self.decoder(**inputs, use_cache=False).last_hidden_state
+        return states
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """The embeddings of a batch of texts.
+
+        Args:
+            batch: `input_ids`, `attention_mask` and `pooling_mask`, each (B, L).
+
+        Returns:
+            (B, D) in float32, not normalised.
+        """
+        return pool(self.hidden_states(batch), batch["pooling_mask"], self.pooling)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """The language modelling head's logits: states (M, D) -> (M, V)."""
+        return head_logits(states, self.lm_head, self.config)
+
+    @torch.inference_mode()
+    def encode(
+        self, texts: str | Sequence[str], instruction: str = "", batch_size: int = 32
+    ) -> Tensor:
+        """Embeds texts in evaluation mode, whatever mode the encoder is in.
+
+        Args:
+            texts: N texts, or one.
+            instruction: written right before each text and not pooled, as
+                "Retrieve the answer to the question: ".
+            batch_size: texts that go through the decoder at once.
+
+        Returns:
+            (N, D) in float32 on the CPU, in the order of the texts, not normalised; (D,) for one.
+
+        Raises:
+            UserError: if a text is not a string, or the instruction leaves no room for it.
+        """
+        if isinstance(texts, str):
+            return self.encode([texts], instruction, batch_size)[0]
+        self.load()
+        was_training = self.training
+        self.eval()
+        try:
+            return self._encode(list(texts), instruction, batch_size)
+        finally:
+            self.train(was_training)
+
+    def _encode(self, texts: list[str], instruction: str, batch_size: int) -> Tensor:
+        device = next(self.parameters()).device
+        embeddings = torch.empty(len(texts), self.config.hidden_size)
+        # Texts of like length together: less padding.
+        order = sorted(range(len(texts)), key=lambda i: len(str(texts[i])), reverse=True)
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            batch = self.text([texts[i] for i in rows], instruction)
+            embeddings[rows] = self({k: v.to(device) for k, v in batch.items()}).cpu()
+        return embeddings
+
+    def settings(self) -> dict[str, Any]:
+        """What `llm2vec_config.json` records: how a text becomes an embedding."""
+        return {
+            "base_model": self.source.base_name,
+            "bidirectional": self.bidirectional,
+            "pooling": self.pooling,
+            "max_length": self.text.max_length,
+            "template": self.text.template,
+            "dtype": self.dtype,
+        }
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **overrides: Any) -> Encoder:
+        """Opens what a run has left, ready to encode: adapters merged, in evaluation mode.
+
+        Args:
+            folder: a stage's folder, or any `model_name`.
+            overrides: arguments of `Encoder` that differ from the folder's own settings.
+
+        >>> Encoder.from_pretrained("tiny").encode(["a text", "another"]).shape
+        torch.Size([2, 256])
+        """
+        settings = read_settings(str(folder), overrides.get("revision"))
+        settings.pop("base_model", None)
+        return cls(str(folder), **{"lora_rank": 0, **settings, **overrides}).load().eval()
+
+    def _read_weights(self) -> PreTrainedModel:
+        from transformers import AutoModelForCausalLM
+
+        dtype = getattr(torch, self.dtype)
+        try:
+            if self.random_weights:
+                return AutoModelForCausalLM.from_config(
+                    self.config,
+                    dtype=dtype,
+                    attn_implementation=self.attention,
+                    trust_remote_code=self.trust_remote_code,
+                )
+            return AutoModelForCausalLM.from_pretrained(
+                self.source.base,
+                revision=self.source.revision,
+                # Adapters are merged in full precision; the weights are cast afterwards.
+                dtype=torch.float32 if self.adapters else dtype,
+                attn_implementation=self.attention,
+                use_safetensors=True,
+                trust_remote_code=self.trust_remote_code,
+            )
+        except (ImportError, OSError, ValueError) as error:
+            raise UserError(
+                f"The weights of {self.source.base_name} could not be loaded: {error}"
+            ) from error

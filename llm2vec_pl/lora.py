@@ -1,0 +1,95 @@
+"""Low-rank adapters on the inner decoder: a new one to train, earlier ones to merge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from llm2vec_pl.errors import UserError
+
+
+def linear_layers(decoder: nn.Module) -> list[str]:
+    """Names that pick every linear layer of a decoder, as `q_proj` or `down_proj`.
+
+    Routers of mixtures of experts are not linear layers of this exact type and stay as they are:
+    an adapter on them would change which expert sees a token.
+    """
+    kinds = {nn.Linear, Conv1D, *_quantised_linear_layers()}
+    names = [name for name, module in decoder.named_modules() if type(module) in kinds]
+    return sorted({_suffix(name) for name in names})
+
+
+def add_lora(
+    decoder: PreTrainedModel,
+    base: str,
+    rank: int,
+    alpha: float | None = None,
+    dropout: float = 0.05,
+    dora: bool = False,
+    rslora: bool = False,
+) -> nn.Module:
+    """Freezes a decoder and puts a LoRA in float32 on all its linear layers (Hu et al. 2021).
+
+    On the inner decoder the adapter's keys are `base_model.model.layers…`, as those of the
+    published LLM2Vec adapters.
+
+    Args:
+        decoder: without its language modelling head.
+        base: name or folder of the decoder's weights, for the adapter's own record.
+        rank: of the update matrices.
+        alpha: scale; twice the rank if None.
+        dropout: on the adapter's input.
+        dora: decompose the weight into direction and magnitude (Liu et al. 2024).
+        rslora: scale by 1 / sqrt(rank) instead of 1 / rank (Kalajdzievski 2023).
+
+    Returns:
+        The wrapped decoder.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        task_type="FEATURE_EXTRACTION",
+        base_model_name_or_path=base,
+        r=rank,
+        lora_alpha=2 * rank if alpha is None else alpha,  # type: ignore[arg-type]
+        lora_dropout=dropout,
+        target_modules=linear_layers(decoder),
+        use_dora=dora,
+        use_rslora=rslora,
+    )
+    return get_peft_model(decoder, config)
+
+
+def merge_adapters(decoder: nn.Module, adapters: Iterable[str]) -> nn.Module:
+    """Merges trained adapters into the weights, one after the other.
+
+    Raises:
+        UserError: if an adapter does not fit the decoder.
+    """
+    from peft import PeftModel
+
+    for adapter in adapters:
+        try:
+            decoder = PeftModel.from_pretrained(decoder, adapter).merge_and_unload()
+        except (ValueError, RuntimeError) as error:
+            raise UserError(
+                f"The adapter {adapter} does not fit the decoder it is to be merged into: {error}"
+            ) from error
+    return decoder
+
+
+def _suffix(name: str) -> str:
+    """The last part of a module's name, and the one before where the last is only a number."""
+    parts = name.split(".")
+    return ".".join(parts[-2:]) if parts[-1].isdigit() else parts[-1]
+
+
+def _quantised_linear_layers() -> list[type[nn.Module]]:
+    try:
+        from bitsandbytes.nn import Linear4bit, Linear8bitLt
+    except ImportError:
+        return []
+    return [Linear4bit, Linear8bitLt]

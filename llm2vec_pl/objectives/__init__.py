@@ -1,0 +1,7 @@
+"""Objectives: LightningModules that train an encoder."""
+
+from llm2vec_pl.objectives.base import Objective
+from llm2vec_pl.objectives.causal_lm import CausalLM
+from llm2vec_pl.objectives.mntp import MNTP
+
+__all__ = ["MNTP", "CausalLM", "Objective"]

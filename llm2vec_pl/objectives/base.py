@@ -1,0 +1,118 @@
+"""What every objective shares: an encoder, a loss to override, an optimizer and its schedule."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.optim import Optimizer
+
+from llm2vec_pl.bidirectional import check_bidirectional
+from llm2vec_pl.encoder import Encoder
+from llm2vec_pl.errors import UserError
+from llm2vec_pl.text import TokenBatch
+
+Schedule = Literal["linear", "cosine", "constant"]
+
+
+class Objective(LightningModule):
+    """Trains an encoder. A new objective overrides `loss` and is a class of about ten lines.
+
+    Args:
+        encoder: what is trained; its weights are loaded when the trainer asks for them.
+        learning_rate: the highest, after warm-up.
+        warmup_steps: optimizer steps of linear warm-up; below 1, their share of all steps.
+        schedule: how the learning rate falls after that: to 0 at the last step, or not at all.
+        weight_decay: AdamW's.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        learning_rate: float = 5e-5,
+        warmup_steps: float = 0.1,
+        schedule: Schedule = "linear",
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.learning_rate = learning_rate
+        self.warmup_steps = warmup_steps
+        self.schedule = schedule
+        self.weight_decay = weight_decay
+        # Checkpoints hold what is trained; the rest comes from the encoder's own source.
+        self.strict_loading = False
+
+    def loss(self, batch: Any) -> Tensor:
+        """The scalar to minimise. Override this.
+
+        Args:
+            batch: what the data module gives, on the device.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define loss(batch).")
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """The embeddings of a token batch, (B, D)."""
+        embeddings: Tensor = self.encoder(batch)
+        return embeddings
+
+    def configure_model(self) -> None:
+        """Loads the encoder, once."""
+        self.encoder.load()
+
+    def on_fit_start(self) -> None:
+        """Proves step 1 on the loaded weights before the first step."""
+        if self.encoder.bidirectional:
+            check_bidirectional(self.encoder.decoder)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """One step on the loss, logged as `train/loss`."""
+        loss = self.loss(batch)
+        self.log("train/loss", loss, prog_bar=True, batch_size=_rows(batch))
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """The loss on held-out data, logged as `val/loss`, the mean over rows."""
+        self.log(
+            "val/loss", self.loss(batch), prog_bar=True, sync_dist=True, batch_size=_rows(batch)
+        )
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW on the trainable weights, with warm-up and decay that fit the run's length."""
+        from transformers import get_scheduler
+
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            raise UserError(
+                "The learning rate's schedule needs the length of the run: set "
+                "--trainer.max_steps or --trainer.max_epochs."
+            )
+        warmup = self.warmup_steps if self.warmup_steps >= 1 else self.warmup_steps * steps
+        optimizer = self.optimizer()
+        scheduler = get_scheduler(self.schedule, optimizer, round(warmup), int(steps))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def optimizer(self) -> Optimizer:
+        """AdamW; override it for another."""
+        trained = [p for p in self.parameters() if p.requires_grad]
+        return torch.optim.AdamW(
+            trained, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the trained weights only: an adapter's size, not the model's."""
+        trained = {name for name, p in self.named_parameters() if p.requires_grad}
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {k: v for k, v in state.items() if k in trained}
+
+
+def _rows(batch: Any) -> int:
+    """The rows of the first tensor in a batch, however it is nested."""
+    while isinstance(batch, dict):
+        batch = next(iter(batch.values()))
+    return len(batch)

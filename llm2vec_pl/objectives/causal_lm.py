@@ -1,0 +1,56 @@
+"""Before step 1: an ordinary language model, trained left to right. Makes the embedded decoder."""
+
+from __future__ import annotations
+
+from torch.optim import Optimizer
+
+from llm2vec_pl.encoder import Encoder
+from llm2vec_pl.errors import UserError
+from llm2vec_pl.masking import IGNORED
+from llm2vec_pl.objectives.base import Schedule
+from llm2vec_pl.objectives.next_token import NextTokenObjective
+from llm2vec_pl.optimizer import muon_and_adamw
+from llm2vec_pl.text import TokenBatch
+
+
+class CausalLM(NextTokenObjective):
+    """Next token prediction with causal attention, for pre-training a small decoder.
+
+    Hidden matrices are trained with Muon and the rest with AdamW.
+
+    Args:
+        encoder: a causal one, with all weights trained.
+        learning_rate: the highest, after warm-up.
+        warmup_steps: optimizer steps of linear warm-up; below 1, their share of all steps.
+        schedule: how the learning rate falls after that.
+        weight_decay: of the hidden matrices.
+
+    Raises:
+        UserError: if the encoder is bidirectional: each token would see the one it predicts.
+    """
+
+    logits_at_once = 2**28  # every token is a label: fewer, larger chunks
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        learning_rate: float = 3e-3,
+        warmup_steps: float = 0.05,
+        schedule: Schedule = "linear",
+        weight_decay: float = 0.1,
+    ) -> None:
+        if encoder.bidirectional:
+            raise UserError(
+                "CausalLM needs a causal encoder, or each token sees the one it predicts. "
+                "Set --encoder.bidirectional false."
+            )
+        super().__init__(encoder, learning_rate, warmup_steps, schedule, weight_decay)
+
+    def labelled(self, batch: TokenBatch) -> TokenBatch:
+        """Every token that is not padding is a label."""
+        labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORED)
+        return {**batch, "labels": labels}
+
+    def optimizer(self) -> Optimizer:
+        """Muon on hidden matrices, AdamW on embeddings and norms."""
+        return muon_and_adamw(self.encoder, self.learning_rate, self.weight_decay)

@@ -1,0 +1,102 @@
+"""STEP 2: masked next token prediction. The decoder learns to use the context on both sides."""
+
+from __future__ import annotations
+
+import torch
+
+from llm2vec_pl.encoder import Encoder
+from llm2vec_pl.errors import UserError
+from llm2vec_pl.masking import MaskingStrategy, mask_tokens
+from llm2vec_pl.objectives.base import Schedule
+from llm2vec_pl.objectives.next_token import NextTokenObjective
+from llm2vec_pl.text import TokenBatch
+
+
+class MNTP(NextTokenObjective):
+    """Masked next token prediction (LLM2Vec, section 2.1): a hidden token is predicted one earlier.
+
+    Args:
+        encoder: what is trained.
+        mask_probability: share of the tokens to hide; the paper takes 0.2 for the LLaMAs and 0.8
+            for Mistral.
+        masking: "bert" replaces 80 % of them by the mask token and 10 % by random tokens and leaves
+            10 %; "all" replaces every one.
+        mask_token: what hides a token: a token of the vocabulary, "eos", or "mask" for the
+            tokenizer's own mask token.
+        learning_rate: the highest, after warm-up.
+        warmup_steps: optimizer steps of linear warm-up; below 1, their share of all steps.
+        schedule: how the learning rate falls after that.
+        weight_decay: AdamW's.
+
+    Raises:
+        UserError: if the mask token is not one token, or the probability not in (0, 1].
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        mask_probability: float = 0.2,
+        masking: MaskingStrategy = "bert",
+        mask_token: str = "_",
+        learning_rate: float = 5e-5,
+        warmup_steps: float = 0.0,
+        schedule: Schedule = "linear",
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(encoder, learning_rate, warmup_steps, schedule, weight_decay)
+        if not 0.0 < mask_probability <= 1.0:
+            raise UserError(f"--model.mask_probability lies in (0, 1], but got {mask_probability}.")
+        self.mask_probability = mask_probability
+        self.masking: MaskingStrategy = masking
+        self.mask_token_id = self._mask_token_id(mask_token)
+        tokenizer = encoder.tokenizer
+        special = torch.tensor(tokenizer.all_special_ids, dtype=torch.long)
+        ordinary = torch.arange(min(len(tokenizer), encoder.config.vocab_size))
+        self.register_buffer("special_ids", special, persistent=False)
+        self.register_buffer(
+            "ordinary_ids", ordinary[~torch.isin(ordinary, special)], persistent=False
+        )
+
+    def labelled(self, batch: TokenBatch) -> TokenBatch:
+        """Hides tokens; in validation the same ones of a batch each time, so that losses compare."""
+        generator = None
+        if not self.training:
+            seed = int(batch["input_ids"].sum())
+            generator = torch.Generator(device=self.device).manual_seed(seed)
+        return self.masked(batch, generator)
+
+    def masked(self, batch: TokenBatch, generator: torch.Generator | None = None) -> TokenBatch:
+        """The batch with tokens hidden and their ids as `labels`, both (B, L).
+
+        Args:
+            batch: `input_ids` and `attention_mask`, each (B, L).
+            generator: source of randomness; torch's default if None.
+        """
+        ids, attention_mask = batch["input_ids"], batch["attention_mask"].bool()
+        maskable = attention_mask & ~torch.isin(ids, self.special_ids)
+        # A token is predicted from the one before it, which has to be real.
+        maskable[:, 1:] &= attention_mask[:, :-1]
+        input_ids, labels = mask_tokens(
+            ids,
+            maskable,
+            self.mask_token_id,
+            self.ordinary_ids,
+            self.mask_probability,
+            self.masking,
+            generator,
+        )
+        return {**batch, "input_ids": input_ids, "labels": labels}
+
+    def _mask_token_id(self, name: str) -> int:
+        tokenizer = self.encoder.tokenizer
+        if name in ("eos", "mask"):
+            token_id = tokenizer.eos_token_id if name == "eos" else tokenizer.mask_token_id
+        else:
+            token_id = tokenizer.get_vocab().get(name)
+        if token_id is None:
+            raise UserError(
+                f"--model.mask_token {name}: {tokenizer.name_or_path} has no such token. "
+                "Choose a token of its vocabulary (the paper's is '_'), 'eos', or 'mask' where "
+                "the tokenizer has a mask token."
+            )
+        return int(token_id)

@@ -1,0 +1,70 @@
+"""Two optimizers that Lightning sees as one: Muon for hidden matrices, AdamW for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+class Chain(Optimizer):
+    """Steps several optimizers one after the other, each on its own parameters.
+
+    Args:
+        optimizers: on parameters that do not overlap.
+    """
+
+    def __init__(self, optimizers: list[Optimizer]) -> None:
+        self.optimizers = optimizers
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        super().__init__([{**group} for group in groups], {})
+        # The very groups of the members, so that a scheduler's learning rate reaches them.
+        self.param_groups = groups
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One step of each, after one evaluation of the closure."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for optimizer in self.optimizers:
+            optimizer.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """The members' states."""
+        return {"chain": [optimizer.state_dict() for optimizer in self.optimizers]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores the members' states."""
+        for optimizer, state in zip(self.optimizers, state_dict["chain"], strict=True):
+            optimizer.load_state_dict(state)
+        self.param_groups = [group for each in self.optimizers for group in each.param_groups]
+
+
+def muon_and_adamw(module: nn.Module, learning_rate: float, weight_decay: float) -> Optimizer:
+    """Muon (Jordan et al. 2024) on the matrices between embedding and head, AdamW on the rest.
+
+    Muon's updates are scaled to AdamW's root mean square (Liu et al. 2025), so that one learning
+    rate serves both.
+
+    Args:
+        module: whose trainable parameters are optimized.
+        learning_rate: of both.
+        weight_decay: of the matrices.
+    """
+    embedded = {id(p) for m in module.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    matrices: list[Tensor] = []
+    rest: list[Tensor] = []
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            hidden = parameter.ndim == 2 and id(parameter) not in embedded and "lm_head" not in name
+            (matrices if hidden else rest).append(parameter)
+    muon = torch.optim.Muon(
+        matrices, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+    adamw = torch.optim.AdamW(rest, lr=learning_rate, weight_decay=0.0, betas=(0.9, 0.95))
+    return Chain([muon, adamw])

@@ -1,0 +1,64 @@
+"""What a run leaves: logs, config.yaml and checkpoints, and the trained encoder in `encoder/`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_info
+
+from llm2vec_pl.checkpoint import save_encoder
+from llm2vec_pl.objectives.base import Objective
+
+
+def save_run(trainer: Trainer, recipe: str, config: Any) -> Path | None:
+    """Writes the encoder of a finished run: of its best checkpoint, or else as it is now.
+
+    Args:
+        trainer: after `fit`.
+        recipe: the name of the recipe, for the lineage.
+        config: the run's configuration, for the lineage.
+
+    Returns:
+        The folder, on rank 0; None on other ranks and in a run that leaves no folder.
+    """
+    folder = trainer.log_dir
+    module = trainer.lightning_module
+    if folder is None or trainer.fast_dev_run or not isinstance(module, Objective):
+        return None
+    restore_best(trainer, module)
+    if not trainer.is_global_zero:
+        return None
+    metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+    stage = {
+        "recipe": recipe,
+        "objective": type(module).__name__,
+        "steps": trainer.global_step,
+        "metrics": metrics,
+        "config": as_json(config),
+    }
+    path = save_encoder(module.encoder, Path(folder) / "encoder", stage)
+    rank_zero_info(f"Wrote {path}: open it with Encoder.from_pretrained({str(path)!r}).")
+    return path
+
+
+def restore_best(trainer: Trainer, module: Objective) -> None:
+    """Brings back the weights of the best checkpoint, where the run has one."""
+    callback = trainer.checkpoint_callback
+    best = getattr(callback, "best_model_path", "")
+    if best and getattr(callback, "monitor", None):
+        checkpoint = torch.load(best, map_location="cpu", weights_only=True)
+        module.load_state_dict(checkpoint["state_dict"], strict=False)
+
+
+def as_json(config: Any) -> Any:
+    """A configuration as plain JSON: what is not a number, text, list or table becomes text."""
+    if hasattr(config, "as_dict"):
+        config = config.as_dict()
+    if isinstance(config, dict):
+        return {str(k): as_json(v) for k, v in config.items()}
+    if isinstance(config, (list, tuple)):
+        return [as_json(v) for v in config]
+    return config if isinstance(config, (str, int, float, bool, type(None))) else str(config)

@@ -1,0 +1,183 @@
+"""Text -> tokens: instruction and text in, input_ids, attention_mask and pooling_mask out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from llm2vec_pl.errors import UserError
+
+TokenBatch = dict[str, Tensor]
+TEXT = "{text}"
+# Stands for the text while a chat template is rendered; templates strip and escape odd characters.
+PLACEHOLDER = "llm2vec-text-goes-here"
+
+
+class TextTokenizer:
+    """Turns texts into token batches, and knows which tokens are the text itself.
+
+    Instruction, template and text are joined as strings and tokenised in one call, so that the
+    tokens are those that the model was trained on; the tokenizer's character offsets then tell the
+    text's own tokens from the rest. A token that straddles the border belongs to the text.
+
+    Args:
+        tokenizer: a fast tokenizer (one that gives offsets).
+        max_length: tokens a row may have, special tokens included. Where a row is longer the text
+            is cut at its end, never the instruction or the template.
+        template: what surrounds instruction and text, as `"[INST] {text} [/INST]"`; `"chat"` is
+            the tokenizer's own chat template with the text as the user's turn.
+
+    Raises:
+        UserError: for a slow tokenizer, or a template that is not of this form.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int = 512,
+        template: str | None = None,
+    ) -> None:
+        if not tokenizer.is_fast:
+            raise UserError(
+                f"The tokenizer {type(tokenizer).__name__} gives no character offsets, which tell "
+                "the text from its instruction. Use a model that has a tokenizer.json."
+            )
+        if max_length < 1:
+            raise UserError(f"max_length is at least 1 token, but got {max_length}.")
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.template = template
+        # A rendered chat template already holds BOS and the like.
+        self._adds_special_tokens = template != "chat"
+        self._before, self._after = self._surroundings(template)
+
+    def __call__(self, texts: Sequence[str], instruction: str | Sequence[str] = "") -> TokenBatch:
+        """Tokenises texts, each under the instruction or its own one.
+
+        Args:
+            texts: B strings.
+            instruction: one for all or one each; written right before the text, so it should end
+                with its own separator, as in `"Retrieve the answer: "`.
+
+        Returns:
+            `input_ids`, `attention_mask` and `pooling_mask`, each (B, L) and padded on the right.
+            The pooling mask is 1 on the text's own tokens; a text without any (the empty one) is
+            pooled over the whole row.
+
+        Raises:
+            UserError: if a text is not a string, or an instruction leaves no room for the text.
+        """
+        texts = _strings(texts)
+        if not texts:
+            return self._pad([])
+        instructions = [instruction] * len(texts) if isinstance(instruction, str) else instruction
+        if len(instructions) != len(texts):
+            raise UserError(f"Got {len(instructions)} instructions for {len(texts)} texts.")
+        heads = [self._before + each for each in instructions]
+        encoded = self.tokenizer(
+            [h + text + self._after for h, text in zip(heads, texts, strict=True)],
+            add_special_tokens=self._adds_special_tokens,
+            return_offsets_mapping=True,
+            return_special_tokens_mask=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,  # longer than the model's maximum: cut below
+        )
+        rows = []
+        for i, (head, text) in enumerate(zip(heads, texts, strict=True)):
+            pooled = _inside(
+                encoded["offset_mapping"][i],
+                encoded["special_tokens_mask"][i],
+                start=len(head),
+                end=len(head) + len(text),
+            )
+            rows.append(self._cut(encoded["input_ids"][i], pooled))
+        return self._pad(rows)
+
+    def _surroundings(self, template: str | None) -> tuple[str, str]:
+        if template is None:
+            return "", ""
+        if template == "chat":
+            template = self._chat_template()
+        if template.count(TEXT) != 1:
+            raise UserError(
+                f"A template holds {TEXT} once, as '[INST] {TEXT} [/INST]', or is 'chat', "
+                f"but got {template!r}. Change --encoder.template."
+            )
+        before, after = template.split(TEXT)
+        return before, after
+
+    def _chat_template(self) -> str:
+        if not self.tokenizer.chat_template:
+            raise UserError(
+                "--encoder.template chat needs a tokenizer that has a chat template, but "
+                f"{self.tokenizer.name_or_path} has none. Write one out, as '[INST] {TEXT} [/INST]'."
+            )
+        turn = [{"role": "user", "content": PLACEHOLDER}]
+        rendered: Any = self.tokenizer.apply_chat_template(
+            turn, tokenize=False, add_generation_prompt=True
+        )
+        return str(rendered).replace(PLACEHOLDER, TEXT)
+
+    def _cut(self, ids: list[int], pooled: list[bool]) -> tuple[list[int], list[bool]]:
+        surplus = len(ids) - self.max_length
+        if surplus > 0:
+            own = [i for i, is_text in enumerate(pooled) if is_text]
+            if len(own) <= surplus:
+                raise UserError(
+                    f"The instruction, template and special tokens take {len(ids) - len(own)} "
+                    f"tokens, which leaves no room for the text in max_length {self.max_length}. "
+                    "Shorten the instruction or raise --encoder.max_length."
+                )
+            first, last = own[-surplus], own[-1] + 1
+            ids, pooled = ids[:first] + ids[last:], pooled[:first] + pooled[last:]
+        if not ids:  # the empty text under a tokenizer that adds no special tokens
+            ids, pooled = [_some_token(self.tokenizer)], [True]
+        return ids, pooled if any(pooled) else [True] * len(ids)
+
+    def _pad(self, rows: list[tuple[list[int], list[bool]]]) -> TokenBatch:
+        length = max((len(ids) for ids, _ in rows), default=0)
+        fill = self.tokenizer.pad_token_id or 0  # attention never looks at it
+        batch = {
+            "input_ids": torch.full((len(rows), length), fill),
+            "attention_mask": torch.zeros(len(rows), length, dtype=torch.long),
+            "pooling_mask": torch.zeros(len(rows), length, dtype=torch.long),
+        }
+        for i, (ids, pooled) in enumerate(rows):
+            batch["input_ids"][i, : len(ids)] = torch.tensor(ids)
+            batch["attention_mask"][i, : len(ids)] = 1
+            batch["pooling_mask"][i, : len(ids)] = torch.tensor(pooled).long()
+        return batch
+
+
+def _strings(texts: Sequence[str]) -> list[str]:
+    if isinstance(texts, str):
+        raise UserError("Expected a list of texts, but got one string. Put it in a list.")
+    texts = list(texts)
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise UserError(f"Texts are strings, but text {i} is {text!r} ({type(text).__name__}).")
+    return texts
+
+
+def _inside(
+    offsets: list[tuple[int, int]], special: list[int], start: int, end: int
+) -> list[bool]:
+    """Which tokens hold a character of the text, given each token's span of characters.
+
+    Some byte-level tokenizers trim blanks from the spans: a blank alone has the empty span that
+    lies at its end.
+    """
+    return [
+        not is_special and (first < end and last > start or first == last and start < last <= end)
+        for (first, last), is_special in zip(offsets, special, strict=True)
+    ]
+
+
+def _some_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    known = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, 0)
+    return next(token for token in known if token is not None)

@@ -1,0 +1,30 @@
+"""What the tests share: small models made from configurations, and where real data may lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from saved_models import save_model, small_llama
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def _same_randomness_in_each_test() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data beside the repository."""
+    if not SHARED.is_dir():
+        pytest.skip(f"needs the real data in {SHARED}")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small Llama with random weights, saved."""
+    return str(save_model(small_llama(), tmp_path_factory.mktemp("models") / "llama"))

@@ -1,0 +1,160 @@
+import math
+
+import lightning
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader
+
+from llm2vec_pl.encoder import Encoder
+from llm2vec_pl.errors import UserError
+from llm2vec_pl.masking import IGNORED
+from llm2vec_pl.objectives import MNTP
+
+TEXTS = ["The cat sat on the mat and looked at the dog.", "A short one.", "Numbers: 1, 2, 3, 4."] * 4
+QUIET = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+
+
+@pytest.fixture
+def encoder(llama_folder):
+    return Encoder(llama_folder, lora_rank=4, lora_dropout=0.0)
+
+
+@pytest.fixture
+def batch(encoder):
+    return {k: v for k, v in encoder.text(TEXTS).items() if k != "pooling_mask"}
+
+
+def loaders(encoder):
+    blocks = [encoder.text([text]) for text in TEXTS]
+    rows = [{k: v[0] for k, v in block.items() if k != "pooling_mask"} for block in blocks]
+    return DataLoader(rows, batch_size=1)
+
+
+def test_special_tokens_and_padding_are_never_hidden(encoder, batch):
+    masked = MNTP(encoder, mask_probability=1.0, masking="all").masked(batch)
+    special = torch.isin(batch["input_ids"], torch.tensor(encoder.tokenizer.all_special_ids))
+    untouchable = special | (batch["attention_mask"] == 0)
+    assert (masked["labels"][untouchable] == IGNORED).all()
+    assert (masked["labels"][~untouchable][1:] != IGNORED).any()
+
+
+def test_the_loss_is_plain_cross_entropy_on_the_masked_positions(encoder, batch):
+    mntp = MNTP(encoder, mask_probability=0.5)
+    mntp.configure_model()
+    masked = mntp.masked(batch)
+    logits = encoder.logits(encoder.hidden_states(masked))[:, :-1]
+    expected = F.cross_entropy(logits.flatten(0, 1), masked["labels"][:, 1:].flatten())
+    torch.testing.assert_close(mntp.loss(masked), expected, atol=1e-5, rtol=0)
+
+
+def test_a_batch_in_which_nothing_got_hidden_costs_nothing(encoder, batch):
+    mntp = MNTP(encoder)
+    mntp.configure_model()
+    labels = torch.full_like(batch["input_ids"], IGNORED)
+    loss, accuracy = mntp.predict({**batch, "labels": labels})
+    loss.backward()
+    assert (loss, accuracy) == (0, 0)
+    assert all(p.grad is None or not p.grad.any() for p in mntp.parameters())
+
+
+def test_validation_hides_the_same_tokens_each_time(encoder, batch):
+    mntp = MNTP(encoder)
+    mntp.eval()
+    first, second = (mntp.labelled(batch)["labels"] for _ in range(2))
+    assert torch.equal(first, second)
+    mntp.train()
+    first, second = (mntp.labelled(batch)["labels"] for _ in range(2))
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("mask_token", ["_", "eos", "mask", "the"])
+def test_the_mask_token_is_a_choice(encoder, mask_token):
+    tokenizer = encoder.tokenizer
+    names = {"eos": tokenizer.eos_token, "mask": tokenizer.mask_token}
+    mntp = MNTP(encoder, mask_token=mask_token)
+    assert tokenizer.convert_ids_to_tokens(mntp.mask_token_id) == names.get(mask_token, mask_token)
+
+
+def test_a_mask_token_that_the_tokenizer_lacks_is_an_error(encoder):
+    with pytest.raises(UserError, match="--model.mask_token nonsense"):
+        MNTP(encoder, mask_token="nonsense")
+    encoder.tokenizer.mask_token = None
+    with pytest.raises(UserError, match="--model.mask_token mask"):
+        MNTP(encoder, mask_token="mask")
+
+
+def fit(encoder, **options):
+    lightning.seed_everything(0)
+    mntp = MNTP(encoder, learning_rate=1e-2, mask_probability=0.5)
+    losses = []
+    mntp.on_train_batch_end = lambda outputs, *_: losses.append(outputs["loss"].item())
+    trainer = Trainer(max_steps=24, num_sanity_val_steps=0, **QUIET, **options)
+    trainer.fit(mntp, loaders(encoder), loaders(encoder))
+    return losses, trainer
+
+
+def test_training_lowers_the_loss_and_logs_loss_accuracy_and_perplexity(encoder):
+    losses, trainer = fit(encoder)
+    metrics = trainer.callback_metrics
+    names = {f"{stage}/{m}" for stage in ("train", "val") for m in ("loss", "accuracy", "perplexity")}
+    assert names <= set(metrics)
+    assert sum(losses[-6:]) < sum(losses[:6])
+    assert math.exp(metrics["val/loss"]) == pytest.approx(metrics["val/perplexity"].item(), rel=1e-4)
+
+
+def test_the_same_seed_gives_the_same_losses_to_the_last_bit(llama_folder):
+    first, _ = fit(Encoder(llama_folder, lora_rank=4))
+    second, _ = fit(Encoder(llama_folder, lora_rank=4))
+    assert first == second
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero(encoder):
+    mntp = MNTP(encoder, learning_rate=1.0, warmup_steps=0.25)
+    rates = []
+    mntp.on_train_batch_start = lambda *_: rates.append(mntp.optimizers().param_groups[0]["lr"])
+    Trainer(max_steps=12, limit_val_batches=0, **QUIET).fit(mntp, loaders(encoder))
+    assert rates[0] == 0
+    assert max(rates) == rates[3] == 1.0
+    assert rates[-1] == pytest.approx(1 / 9)
+
+
+def test_a_run_of_unknown_length_has_no_schedule(encoder):
+    with pytest.raises(UserError, match=r"--trainer.max_steps or --trainer.max_epochs"):
+        Trainer(max_epochs=-1, limit_val_batches=0, **QUIET).fit(MNTP(encoder), loaders(encoder))
+
+
+def test_a_checkpoint_holds_the_trained_weights_only(encoder, tmp_path):
+    trainer = Trainer(max_steps=2, limit_val_batches=0, **QUIET)
+    mntp = MNTP(encoder)
+    trainer.fit(mntp, loaders(encoder))
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    assert state
+    assert all("lora_" in name for name in state)
+
+
+class Shouting(MNTP):
+    """A user's own objective: MNTP, and embeddings should be long."""
+
+    def __init__(self, encoder: Encoder, weight: float = 0.1) -> None:
+        super().__init__(encoder, mask_probability=0.5)
+        self.weight = weight
+
+    def loss(self, batch):
+        embeddings = self({**batch, "pooling_mask": batch["attention_mask"]})  # (B, D)
+        return super().loss(batch) - self.weight * embeddings.norm(dim=-1).mean()
+
+
+def test_a_users_own_objective_trains_on_its_own_loss(encoder):
+    trainer = Trainer(max_steps=24, **QUIET)
+    trainer.fit(Shouting(encoder, weight=100.0), loaders(encoder), loaders(encoder))
+    assert trainer.callback_metrics["train/loss"] < 0
+    assert trainer.callback_metrics["val/loss"] < 0 < trainer.callback_metrics["val/perplexity"]

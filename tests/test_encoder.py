@@ -1,0 +1,167 @@
+import pytest
+import torch
+from torch import nn
+
+from llm2vec_pl.bidirectional import check_bidirectional
+from llm2vec_pl.encoder import Encoder
+from llm2vec_pl.errors import UserError
+
+TEXTS = ["a text", "", "another text, somewhat longer than the first one", "日本語 😀"]
+
+
+def trainable(module: nn.Module) -> set[str]:
+    return {name for name, p in module.named_parameters() if p.requires_grad}
+
+
+@pytest.fixture
+def encoder(llama_folder):
+    return Encoder(llama_folder).load()
+
+
+def test_construction_reads_no_weights(llama_folder):
+    assert not Encoder(llama_folder).is_loaded
+
+
+def test_a_second_load_changes_nothing(encoder):
+    decoder = encoder.decoder
+    assert encoder.load().decoder is decoder
+
+
+def test_loading_leaves_training_mode_so_that_dropout_is_on(encoder):
+    assert all(module.training for module in encoder.modules())
+
+
+def test_a_loaded_encoder_sees_both_ways(encoder):
+    check_bidirectional(encoder.decoder)
+
+
+def test_a_causal_encoder_does_not_see_what_follows(llama_folder):
+    causal = Encoder(llama_folder, bidirectional=False, lora_rank=0).load().eval()
+    short, long = causal.text(["one two"]), causal.text(["one two three four"])
+    n = short["input_ids"].shape[1]
+    torch.testing.assert_close(causal.hidden_states(short), causal.hidden_states(long)[:, :n])
+
+
+def test_a_lora_is_all_that_trains(encoder):
+    names = trainable(encoder)
+    assert names
+    assert all("lora_" in name for name in names)
+
+
+def test_the_lora_is_on_every_linear_layer_and_has_twice_its_rank_as_scale(encoder):
+    config = encoder.decoder.peft_config["default"]
+    assert config.target_modules == {
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    }
+    assert (config.r, config.lora_alpha, config.lora_dropout) == (16, 32, 0.05)
+
+
+def test_the_keys_of_the_lora_are_those_of_the_published_adapters(encoder):
+    assert all(name.startswith("decoder.base_model.model.layers.") for name in trainable(encoder))
+
+
+def test_rank_0_trains_all_weights_but_the_head(llama_folder):
+    full = Encoder(llama_folder, lora_rank=0).load()
+    assert {n for n, _ in full.named_parameters()} - trainable(full) == {"lm_head.weight"}
+
+
+@pytest.mark.parametrize("flag", ["dora", "rslora"])
+def test_dora_and_rslora_are_a_flag(llama_folder, flag):
+    config = Encoder(llama_folder, **{flag: True}).load().decoder.peft_config["default"]
+    assert config.use_dora == (flag == "dora")
+    assert config.use_rslora == (flag == "rslora")
+
+
+def test_a_lora_on_bfloat16_weights_stays_in_float32(llama_folder):
+    encoder = Encoder(llama_folder, dtype="bfloat16").load()
+    dtypes = {"lora_" in name: p.dtype for name, p in encoder.decoder.named_parameters()}
+    assert dtypes == {True: torch.float32, False: torch.bfloat16}
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(llama_folder):
+    gradients = []
+    for checkpointing in (False, True):
+        encoder = Encoder(llama_folder, lora_dropout=0.0, gradient_checkpointing=checkpointing)
+        torch.manual_seed(0)
+        encoder.load()
+        for name, parameter in encoder.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
+        encoder(encoder.text(TEXTS)).square().sum().backward()
+        gradients.append([p.grad for p in encoder.parameters() if p.requires_grad])
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, recomputed)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "weighted_mean", "last", "first"])
+def test_batch_and_padding_change_no_embedding(llama_folder, pooling):
+    encoder = Encoder(llama_folder, pooling=pooling, lora_rank=0)
+    together = encoder.encode(TEXTS)
+    alone = torch.stack([encoder.encode(text) for text in TEXTS])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+
+
+def test_embeddings_come_in_the_order_of_the_texts(encoder):
+    one_by_one = encoder.encode(TEXTS, batch_size=1)
+    torch.testing.assert_close(encoder.encode(TEXTS, batch_size=3), one_by_one, atol=1e-5, rtol=0)
+
+
+def test_one_text_gives_one_vector_and_none_an_empty_matrix(encoder):
+    assert encoder.encode("hello").shape == (32,)
+    assert encoder.encode([]).shape == (0, 32)
+
+
+def test_encode_drops_nothing_and_leaves_the_mode_as_it_was(encoder):
+    assert torch.equal(encoder.encode(TEXTS), encoder.encode(TEXTS))
+    assert encoder.training
+
+
+def test_an_instruction_changes_the_embedding_but_is_not_pooled(encoder):
+    plain, instructed = encoder.encode("cats"), encoder.encode("cats", "Find animals: ")
+    assert not torch.allclose(plain, instructed)
+
+
+def test_the_logits_are_those_of_the_language_model(llama_folder):
+    causal = Encoder(llama_folder, bidirectional=False, lora_rank=0).load().eval()
+    batch = causal.text(["some text to predict"])
+    expected = causal.causal_lm(input_ids=batch["input_ids"]).logits
+    torch.testing.assert_close(causal.logits(causal.hidden_states(batch)), expected)
+
+
+def test_random_weights_need_no_weights_on_disk(llama_folder, tmp_path):
+    encoder = Encoder(llama_folder)
+    encoder.config.save_pretrained(tmp_path)
+    encoder.tokenizer.save_pretrained(tmp_path)
+    random = Encoder(str(tmp_path), random_weights=True, lora_rank=0).load()
+    assert random.lm_head.weight.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model_name": "/no/such/folder"}, "--encoder.model_name: there is no folder"),
+        ({"random_weights": True}, "Set --encoder.lora_rank 0"),
+        ({"max_length": 0}, "max_length"),
+        ({"template": "nothing"}, "--encoder.template"),
+    ],
+)
+def test_a_wrong_argument_is_named_before_weights_load(llama_folder, arguments, message):
+    with pytest.raises(UserError, match=message):
+        Encoder(**{"model_name": llama_folder, **arguments})
+
+
+def test_a_folder_without_weights_says_what_it_holds(llama_folder, tmp_path):
+    Encoder(llama_folder).config.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"has no weights .* only config.json"):
+        Encoder(str(tmp_path))
+
+
+def test_a_misspelt_folder_names_the_nearest(llama_folder):
+    with pytest.raises(UserError, match=r"Did you mean .*llama\?"):
+        Encoder(llama_folder + "a")
