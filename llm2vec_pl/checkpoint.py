@@ -1,8 +1,8 @@
 """What a trained encoder is on disk: a folder that peft, transformers and `Encoder` open.
 
 It holds an adapter (peft's files) or full weights (transformers'), the tokenizer,
-`llm2vec_config.json` (how a text becomes an embedding) and `lineage.json` (what it was made from, and
-how). Adapters of earlier stages lie in `adapters/0`, `adapters/1`, … in the order of merging.
+`llm2vec_config.json` (how a text becomes an embedding) and `lineage.json` (what it was made from,
+and how). Adapters of earlier stages lie in `adapters/0`, `adapters/1`, … in the order of merging.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _copy_adapter(adapter: str, folder: Path) -> None:
 
 
 def _replace(folder: Path, new: Path) -> None:
-    """Puts a finished folder in another's place; the old one goes only once the new one is there."""
+    """Puts a finished folder in another's place; the old one goes once the new one is there."""
     old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old-", dir=folder.parent))
     if folder.exists():
         os.replace(folder, old)

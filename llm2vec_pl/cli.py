@@ -14,14 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+from jsonargparse import ActionConfigFile
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import (
     Callback,
     LearningRateMonitor,
     ModelCheckpoint,
-    RichProgressBar,
+    ProgressBar,
 )
-from jsonargparse import ActionConfigFile
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -29,6 +29,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from llm2vec_pl import data as data_modules
 from llm2vec_pl import objectives
 from llm2vec_pl.cli_errors import explain
+from llm2vec_pl.console import RunProgressBar, silence_noise
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.objectives import Objective
@@ -60,6 +61,7 @@ class Command(LightningCLI):
             "trainer.num_sanity_val_steps": 0,
             **(defaults or {}),
         }
+        silence_noise()
         sys.path.insert(0, os.getcwd())  # for --model my_module.MyObjective
         super().__init__(
             Objective,
@@ -101,7 +103,9 @@ class Command(LightningCLI):
             tensorboard = TensorBoardLogger(root, name=None)
             kwargs["logger"] = [CSVLogger(root, name="", version=tensorboard.version), tensorboard]
         given = _as_list(options["callbacks"])
-        kwargs["callbacks"] = [*given, *_missing(_default_callbacks(options), given)]
+        defaults = _default_callbacks(options).items()
+        added = [c for kind, c in defaults if not any(isinstance(g, kind) for g in given)]
+        kwargs["callbacks"] = [*given, *added]
         try:
             return super().instantiate_trainer(**kwargs)
         except (ValueError, MisconfigurationException) as error:
@@ -157,19 +161,17 @@ def fail(message: object) -> NoReturn:
     raise SystemExit(2)
 
 
-def _default_callbacks(options: dict[str, Any]) -> list[Callback]:
-    callbacks: list[Callback] = []
+def _default_callbacks(options: dict[str, Any]) -> dict[type[Callback], Callback]:
+    """By the kind of callback that takes the place of each."""
+    callbacks: dict[type[Callback], Callback] = {}
     if options["enable_checkpointing"] is not False:
-        callbacks.append(ModelCheckpoint(monitor="val/loss", filename="best", save_last=True))
+        best_and_last = ModelCheckpoint(monitor="val/loss", filename="best", save_last=True)
+        callbacks[ModelCheckpoint] = best_and_last
     if options["logger"] is not False:
-        callbacks.append(LearningRateMonitor(logging_interval="step"))
+        callbacks[LearningRateMonitor] = LearningRateMonitor(logging_interval="step")
     if options["enable_progress_bar"] is not False:
-        callbacks.append(RichProgressBar(leave=True))
+        callbacks[ProgressBar] = RunProgressBar(leave=True)
     return callbacks
-
-
-def _missing(defaults: list[Callback], given: list[Callback]) -> list[Callback]:
-    return [d for d in defaults if not any(isinstance(g, type(d)) for g in given)]
 
 
 def _as_list(callbacks: Any) -> list[Callback]:

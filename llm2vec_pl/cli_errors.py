@@ -1,4 +1,4 @@
-"""What jsonargparse says of a wrong option, in one line that names the flag and the nearest right one."""
+"""A wrong option, explained in one line that names the flag and the nearest right one."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def explain(
     flag = _flag_of(keys[-1], arguments)
     choices = _choices(message)
     if choices and value:
-        return f"{flag} is one of {', '.join(choices)}, but got {value[-1]}.{_near(value[-1], choices)}"
+        hint = _near(value[-1], choices)
+        return f"{flag} is one of {', '.join(choices)}, but got {value[-1]}.{hint}"
     types = dict.fromkeys(re.findall(r"Expected an? <class '(\w+)'>", message))
     if types and value:
         return f"{flag} expects {' or '.join(types)}, but got {value[-1]}."

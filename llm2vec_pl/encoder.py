@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from llm2vec_pl.bidirectional import (
 )
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.head import head_logits, split_causal_lm
+from llm2vec_pl.influence import evaluating
 from llm2vec_pl.pooling import Pooling, pool
 from llm2vec_pl.source import (
     locate,
@@ -148,6 +150,7 @@ class Encoder(nn.Module):
         model = self._read_weights()
         if self.bidirectional:
             make_bidirectional(model)
+        decoder: Any
         decoder, self.lm_head = split_causal_lm(model)
         self.config = decoder.config.get_text_config()
         # The whole model, for saving; not registered, since its parts are.
@@ -155,9 +158,11 @@ class Encoder(nn.Module):
         if self.adapters:
             from llm2vec_pl.lora import merge_adapters  # peft takes seconds to import
 
-            decoder = merge_adapters(decoder, self.adapters).to(getattr(torch, self.dtype))
+            decoder = merge_adapters(decoder, self.adapters)
+            for parameter in model.parameters():  # not the buffers: positions need float32
+                parameter.data = parameter.data.to(getattr(torch, self.dtype))
         if self.gradient_checkpointing:
-            decoder.gradient_checkpointing_enable(  # type: ignore[operator]
+            decoder.gradient_checkpointing_enable(
                 gradient_checkpointing_kwargs={"use_reentrant": False}
             )
         if self.lora_rank:
@@ -184,7 +189,7 @@ class Encoder(nn.Module):
         """
         inputs = {"input_ids": batch["input_ids"]}
         mask = batch["attention_mask"]
-        # Where nothing is padded, attention without a mask is faster. Asking a GPU would wait for it.
+        # Without padding, attention without a mask is faster. To ask a GPU would be to wait for it.
         if mask.is_cuda or not mask.all():
             inputs["attention_mask"] = mask
             if self._takes_position_ids:
@@ -207,7 +212,6 @@ class Encoder(nn.Module):
         """The language modelling head's logits: states (M, D) -> (M, V)."""
         return head_logits(states, self.lm_head, self.config)
 
-    @torch.inference_mode()
     def encode(
         self, texts: str | Sequence[str], instruction: str = "", batch_size: int = 32
     ) -> Tensor:
@@ -228,13 +232,10 @@ class Encoder(nn.Module):
         if isinstance(texts, str):
             return self.encode([texts], instruction, batch_size)[0]
         self.load()
-        was_training = self.training
-        self.eval()
-        try:
+        with evaluating(self):
             return self._encode(list(texts), instruction, batch_size)
-        finally:
-            self.train(was_training)
 
+    @torch.inference_mode()
     def _encode(self, texts: list[str], instruction: str, batch_size: int) -> Tensor:
         device = next(self.parameters()).device
         embeddings = torch.empty(len(texts), self.config.hidden_size)
@@ -268,11 +269,11 @@ class Encoder(nn.Module):
         >>> Encoder.from_pretrained("tiny").encode(["a text", "another"]).shape
         torch.Size([2, 256])
         """
-        settings = read_settings(str(folder), overrides.get("revision"))
-        settings.pop("base_model", None)
-        return cls(str(folder), **{"lora_rank": 0, **settings, **overrides}).load().eval()
+        settings = read_settings(locate(str(folder), overrides.get("revision")))
+        known = {k: v for k, v in settings.items() if k in inspect.signature(cls).parameters}
+        return cls(str(folder), **{"lora_rank": 0, **known, **overrides}).load().eval()
 
-    def _read_weights(self) -> PreTrainedModel:
+    def _read_weights(self) -> Any:
         from transformers import AutoModelForCausalLM
 
         dtype = getattr(torch, self.dtype)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from llm2vec_pl.masking import IGNORED
@@ -59,4 +59,26 @@ def next_token_loss(
 def _chunk(states: Tensor, targets: Tensor, head: Head) -> tuple[Tensor, Tensor]:
     logits = head(states).float()  # (M, V)
     correct = (logits.detach().argmax(dim=-1) == targets).sum()
-    return F.cross_entropy(logits, targets, reduction="sum"), correct
+    total: Tensor = _CrossEntropySum.apply(logits, targets)  # type: ignore[no-untyped-call]
+    return total, correct
+
+
+class _CrossEntropySum(torch.autograd.Function):
+    """Cross entropy summed over rows, whose gradient takes the place of the logits in memory.
+
+    PyTorch's own keeps the log-probabilities and makes a gradient beside them: three times (M, V).
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, logits: Tensor, targets: Tensor) -> Tensor:
+        normaliser = torch.cat([rows.logsumexp(dim=-1) for rows in logits.split(16)])  # (M,)
+        ctx.save_for_backward(logits, targets, normaliser)
+        return (normaliser - logits.gather(1, targets[:, None])[:, 0]).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        logits, targets, normaliser = ctx.saved_tensors  # type: ignore[attr-defined]
+        probabilities = logits.sub_(normaliser[:, None]).exp_()  # (M, V)
+        probabilities[torch.arange(len(targets), device=targets.device), targets] -= 1.0
+        return probabilities.mul_(gradient), None

@@ -56,7 +56,9 @@ def muon_and_adamw(module: nn.Module, learning_rate: float, weight_decay: float)
         learning_rate: of both.
         weight_decay: of the matrices.
     """
-    embedded = {id(p) for m in module.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    embedded = {
+        id(p) for m in module.modules() if isinstance(m, nn.Embedding) for p in m.parameters()
+    }
     matrices: list[Tensor] = []
     rest: list[Tensor] = []
     for name, parameter in module.named_parameters():

@@ -26,7 +26,8 @@ def save_run(trainer: Trainer, recipe: str, config: Any) -> Path | None:
     """
     folder = trainer.log_dir
     module = trainer.lightning_module
-    if folder is None or trainer.fast_dev_run or not isinstance(module, Objective):
+    quick = trainer.fast_dev_run  # type: ignore[attr-defined]
+    if folder is None or quick or not isinstance(module, Objective):
         return None
     restore_best(trainer, module)
     if not trainer.is_global_zero:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from llm2vec_pl.errors import UserError
 
@@ -36,6 +36,11 @@ class Source:
     adapters: tuple[str, ...]
     tokenizer: str
     folder: Path | None = None
+
+    @property
+    def tokenizer_revision(self) -> str | None:
+        """The revision, where the tokenizer comes with the base."""
+        return self.revision if self.tokenizer == self.base else None
 
     @property
     def base_name(self) -> str:
@@ -90,7 +95,9 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     except ValueError as error:
-        raise UserError(f"{file} is not a JSON object ({error}). Was its writing cut off?") from error
+        raise UserError(
+            f"{file} is not a JSON object ({error}). Was its writing cut off?"
+        ) from error
 
 
 def read_config(source: Source, trust_remote_code: bool = False) -> PretrainedConfig:
@@ -107,7 +114,8 @@ def read_config(source: Source, trust_remote_code: bool = False) -> PretrainedCo
         )
     except (OSError, ValueError, KeyError) as error:
         raise _not_found(source.base, error) from error
-    return config.get_text_config()
+    text: PretrainedConfig = config.get_text_config()
+    return text
 
 
 def read_tokenizer(source: Source, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -121,7 +129,7 @@ def read_tokenizer(source: Source, trust_remote_code: bool = False) -> PreTraine
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             source.tokenizer,
-            revision=source.revision if source.tokenizer == source.base else None,
+            revision=source.tokenizer_revision,
             trust_remote_code=trust_remote_code,
         )
     except (OSError, ValueError, KeyError) as error:
@@ -132,14 +140,14 @@ def read_tokenizer(source: Source, trust_remote_code: bool = False) -> PreTraine
     return tokenizer
 
 
-def read_settings(name: str, revision: str | None = None) -> dict[str, Any]:
-    """`llm2vec_config.json` of a folder or hub name; empty where there is none."""
+def read_settings(source: Source) -> dict[str, Any]:
+    """`llm2vec_config.json`, which lies beside the tokenizer; empty where there is none."""
     from transformers.utils import cached_file
 
     file = cached_file(
-        str(TINY) if name == "tiny" else str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name,
+        source.tokenizer,
         SETTINGS,
-        revision=revision,
+        revision=source.tokenizer_revision,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )
@@ -170,9 +178,7 @@ def _follow(name: str, folder: Path, adapter_config: dict[str, Any]) -> Source:
     if (folder / EARLIER).is_dir():
         earlier = sorted((folder / EARLIER).iterdir(), key=lambda path: int(path.name))
     adapters = (*below.adapters, *(str(path) for path in earlier), name)
-    return Source(
-        below.base, below.revision, adapters, name, folder if is_stage(folder) else None
-    )
+    return Source(below.base, below.revision, adapters, name, folder if is_stage(folder) else None)
 
 
 def _looks_like_a_path(name: str) -> bool:

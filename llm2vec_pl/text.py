@@ -115,7 +115,7 @@ class TextTokenizer:
         if not self.tokenizer.chat_template:
             raise UserError(
                 "--encoder.template chat needs a tokenizer that has a chat template, but "
-                f"{self.tokenizer.name_or_path} has none. Write one out, as '[INST] {TEXT} [/INST]'."
+                f"{self.tokenizer.name_or_path} has none. Write one: '[INST] {TEXT} [/INST]'."
             )
         turn = [{"role": "user", "content": PLACEHOLDER}]
         rendered: Any = self.tokenizer.apply_chat_template(
@@ -164,16 +164,15 @@ def _strings(texts: Sequence[str]) -> list[str]:
     return texts
 
 
-def _inside(
-    offsets: list[tuple[int, int]], special: list[int], start: int, end: int
-) -> list[bool]:
+def _inside(offsets: list[tuple[int, int]], special: list[int], start: int, end: int) -> list[bool]:
     """Which tokens hold a character of the text, given each token's span of characters.
 
     Some byte-level tokenizers trim blanks from the spans: a blank alone has the empty span that
     lies at its end.
     """
     return [
-        not is_special and (first < end and last > start or first == last and start < last <= end)
+        not is_special
+        and ((first < end and last > start) or (first == last and start < last <= end))
         for (first, last), is_special in zip(offsets, special, strict=True)
     ]
 

@@ -1,8 +1,8 @@
 """Steps 1 and 2: makes a decoder bidirectional and trains it with masked next token prediction.
 
-    python recipes/mntp.py
-    python recipes/mntp.py --config recipes/configs/mistral-7b/mntp.yaml --trainer.devices 8
-    python recipes/mntp.py --encoder.model_name Qwen/Qwen3-0.6B --data Wikipedia
+python recipes/mntp.py
+python recipes/mntp.py --config recipes/configs/mistral-7b/mntp.yaml --trainer.devices 8
+python recipes/mntp.py --encoder.model_name Qwen/Qwen3-0.6B --data Wikipedia
 """
 
 from llm2vec_pl.cli import Command

@@ -1,6 +1,6 @@
 """Step 0: pre-trains a small decoder from scratch, as the embedded one was.
 
-    python recipes/pretrain.py --config recipes/configs/tiny/pretrain.yaml
+python recipes/pretrain.py --config recipes/configs/tiny/pretrain.yaml
 """
 
 from llm2vec_pl.cli import Command

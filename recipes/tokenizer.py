@@ -1,6 +1,6 @@
 """Trains the embedded decoder's tokenizer: byte-level BPE on Wikipedia and Python documentation.
 
-    python recipes/tokenizer.py --wikipedia ../shared/data/wikipedia --output llm2vec_pl/assets/tiny
+python recipes/tokenizer.py --wikipedia ../shared/data/wikipedia --output llm2vec_pl/assets/tiny
 """
 
 from __future__ import annotations
@@ -42,8 +42,12 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenize
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--wikipedia", required=True, help="folder or data set with Wikipedia's text")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "--wikipedia", required=True, help="folder or data set with Wikipedia's text"
+    )
     parser.add_argument("--articles", type=int, default=6000, help="articles to learn from")
     parser.add_argument("--docs", type=int, default=20000, help="docstrings to learn from")
     parser.add_argument("--vocab_size", type=int, default=8192)

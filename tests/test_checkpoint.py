@@ -72,6 +72,13 @@ def test_a_second_stage_merges_the_first_and_needs_no_other_folder(llama_folder,
     assert [stage["recipe"] for stage in stages] == ["mntp", "simcse"]
 
 
+def test_merging_into_bfloat16_weights_leaves_the_positions_in_float32(llama_folder, tmp_path):
+    folder = save_encoder(trained(llama_folder), tmp_path / "encoder")
+    encoder = Encoder.from_pretrained(folder, dtype="bfloat16")
+    assert {p.dtype for p in encoder.parameters()} == {torch.bfloat16}
+    assert {b.dtype for b in encoder.buffers()} == {torch.float32}
+
+
 def test_an_adapter_whose_base_is_an_adapter_is_followed_down(llama_folder, tmp_path):
     """The layout of the published folders: MNTP, then SimCSE or supervised on top of it."""
     lower = save_encoder(trained(llama_folder), tmp_path / "lower")

@@ -122,6 +122,13 @@ def test_encode_drops_nothing_and_leaves_the_mode_as_it_was(encoder):
     assert encoder.training
 
 
+def test_an_encoder_that_has_encoded_can_still_be_trained(llama_folder):
+    encoder = Encoder(llama_folder)
+    encoder.encode(TEXTS)
+    encoder(encoder.text(TEXTS)).sum().backward()
+    assert any(p.grad is not None for p in encoder.parameters())
+
+
 def test_an_instruction_changes_the_embedding_but_is_not_pooled(encoder):
     plain, instructed = encoder.encode("cats"), encoder.encode("cats", "Find animals: ")
     assert not torch.allclose(plain, instructed)

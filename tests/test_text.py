@@ -50,9 +50,13 @@ def pooled_text(tokenizer, batch, row=0):
 def test_the_pooled_tokens_are_the_text(tokenizer, text):
     batch = TextTokenizer(tokenizer)([text], INSTRUCTION)
     # The blank that ends the instruction may share the text's first token.
-    assert pooled_text(tokenizer, batch).strip() == tokenizer.decode(
-        tokenizer(text, add_special_tokens=False)["input_ids"], clean_up_tokenization_spaces=False
-    ).strip()
+    assert (
+        pooled_text(tokenizer, batch).strip()
+        == tokenizer.decode(
+            tokenizer(text, add_special_tokens=False)["input_ids"],
+            clean_up_tokenization_spaces=False,
+        ).strip()
+    )
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -68,8 +72,12 @@ def test_instruction_and_special_tokens_are_not_pooled(tokenizer):
     assert not (special and batch["pooling_mask"][0, 0])
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(texts=st.lists(st.text(max_size=40), min_size=1, max_size=5), instruction=st.text(max_size=20))
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    texts=st.lists(st.text(max_size=40), min_size=1, max_size=5), instruction=st.text(max_size=20)
+)
 def test_each_row_pools_something_and_no_padding(tokenizer, texts, instruction):
     batch = TextTokenizer(tokenizer)(texts, instruction)
     assert (batch["pooling_mask"].sum(1) > 0).all()

@@ -27,7 +27,7 @@ _SPLIT_WORDS = {
 }
 
 
-class Source(Protocol):
+class TextSource(Protocol):
     """Rows of text in splits."""
 
     @property
@@ -41,7 +41,7 @@ class Source(Protocol):
         """What changes when the rows do."""
 
 
-def open_source(path: str | None, subset: str | None, column: str, streaming: bool) -> Source:
+def open_source(path: str | None, subset: str | None, column: str, streaming: bool) -> TextSource:
     """Local files where the path is there, else a data set of the hub.
 
     Raises:
@@ -66,7 +66,7 @@ def split_of(name: str) -> str | None:
     return None
 
 
-class LocalFiles(Source):
+class LocalFiles(TextSource):
     """One file, or the files of a folder and of the folders in it.
 
     In a folder, names with the word train, valid (val, dev) or test are splits. Other files are
@@ -139,7 +139,7 @@ class LocalFiles(Source):
         }
 
 
-class HubDataset(Source):
+class HubDataset(TextSource):
     """A data set of the Hugging Face hub, or of its cache where the hub cannot be reached."""
 
     def __init__(self, path: str, subset: str | None, column: str, streaming: bool) -> None:

@@ -103,7 +103,8 @@ class TextBlocks(LightningDataModule):
         """Maps the cached blocks of both splits into memory."""
         folder = self._cached_blocks()
         self.blocks = {split: Blocks(folder / f"{split}.arrow") for split in SPLITS}
-        self._announce(json.loads((folder / "notes.json").read_text()))
+        if stage in (None, "fit"):
+            self._announce(json.loads((folder / "notes.json").read_text()))
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches of the training blocks, in another order each epoch."""

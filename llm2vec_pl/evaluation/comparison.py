@@ -42,6 +42,7 @@ class Comparison:
         if not self.trainer.is_global_zero:
             return
         columns = list(dict.fromkeys(name for row in self.rows.values() for name in row))
+        columns.sort(key=lambda name: name != "loss")  # the loss first
         table = Table("step", title="What each step brought, on held-out text")
         for name in columns:
             table.add_column(name, justify="right")

@@ -32,7 +32,9 @@ class RetrievalTask:
     relevant: dict[str, dict[str, int]]
 
 
-def evaluate_retrieval(encoder: Encoder, task: RetrievalTask, batch_size: int = 64) -> dict[str, float]:
+def evaluate_retrieval(
+    encoder: Encoder, task: RetrievalTask, batch_size: int = 64
+) -> dict[str, float]:
     """Ranks the corpus for each query by cosine similarity.
 
     Args:

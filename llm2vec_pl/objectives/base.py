@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -79,7 +80,7 @@ class Objective(LightningModule):
             "val/loss", self.loss(batch), prog_bar=True, sync_dist=True, batch_size=_rows(batch)
         )
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW on the trainable weights, with warm-up and decay that fit the run's length."""
         from transformers import get_scheduler
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import UserError
@@ -32,6 +33,9 @@ class MNTP(NextTokenObjective):
         UserError: if the mask token is not one token, or the probability not in (0, 1].
     """
 
+    special_ids: Tensor
+    ordinary_ids: Tensor
+
     def __init__(
         self,
         encoder: Encoder,
@@ -58,7 +62,7 @@ class MNTP(NextTokenObjective):
         )
 
     def labelled(self, batch: TokenBatch) -> TokenBatch:
-        """Hides tokens; in validation the same ones of a batch each time, so that losses compare."""
+        """Hides tokens; in validation the same ones each time, so that losses compare."""
         generator = None
         if not self.training:
             seed = int(batch["input_ids"].sum())

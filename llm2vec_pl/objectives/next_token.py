@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 from torchmetrics import MeanMetric
@@ -27,7 +26,7 @@ class NextTokenObjective(Objective):
     A subclass says which tokens are labels, in `labelled`. The arguments are those of `Objective`.
     """
 
-    logits_at_once = 2**24  # in a chunk: 64 MB in float32, whatever the vocabulary
+    logits_at_once = 2**23  # in a chunk: 32 MB in float32, whatever the vocabulary
 
     def labelled(self, batch: TokenBatch) -> TokenBatch:
         """The batch with `labels` (B, L): the token to predict, or -100."""

@@ -33,7 +33,9 @@ def test_a_bidirectional_encoder_is_refused(llama_folder):
 def test_muon_takes_the_hidden_matrices_and_adamw_the_rest(encoder):
     encoder.load()
     chain = muon_and_adamw(encoder, 1e-3, 0.1)
-    shapes = [{tuple(p.shape) for g in o.param_groups for p in g["params"]} for o in chain.optimizers]
+    shapes = [
+        {tuple(p.shape) for g in o.param_groups for p in g["params"]} for o in chain.optimizers
+    ]
     assert all(len(shape) == 2 and 8192 not in shape for shape in shapes[0])
     assert {(8192, 32), (32,)} == shapes[1]
 

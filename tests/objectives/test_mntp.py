@@ -12,7 +12,11 @@ from llm2vec_pl.errors import UserError
 from llm2vec_pl.masking import IGNORED
 from llm2vec_pl.objectives import MNTP
 
-TEXTS = ["The cat sat on the mat and looked at the dog.", "A short one.", "Numbers: 1, 2, 3, 4."] * 4
+TEXTS = [
+    "The cat sat on the mat and looked at the dog.",
+    "A short one.",
+    "Numbers: 1, 2, 3, 4.",
+] * 4
 QUIET = {
     "accelerator": "cpu",
     "logger": False,
@@ -104,10 +108,14 @@ def fit(encoder, **options):
 def test_training_lowers_the_loss_and_logs_loss_accuracy_and_perplexity(encoder):
     losses, trainer = fit(encoder)
     metrics = trainer.callback_metrics
-    names = {f"{stage}/{m}" for stage in ("train", "val") for m in ("loss", "accuracy", "perplexity")}
+    names = {
+        f"{stage}/{m}" for stage in ("train", "val") for m in ("loss", "accuracy", "perplexity")
+    }
     assert names <= set(metrics)
     assert sum(losses[-6:]) < sum(losses[:6])
-    assert math.exp(metrics["val/loss"]) == pytest.approx(metrics["val/perplexity"].item(), rel=1e-4)
+    assert math.exp(metrics["val/loss"]) == pytest.approx(
+        metrics["val/perplexity"].item(), rel=1e-4
+    )
 
 
 def test_the_same_seed_gives_the_same_losses_to_the_last_bit(llama_folder):

@@ -1,0 +1,26 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv/bin
+
+help:  ## Show this help.
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(VENV)/pip install --quiet --upgrade pip
+	$(VENV)/pip install --quiet --editable ".[dev]"
+	@touch $@
+
+demo: .venv/ready  ## Make the embedded decoder bidirectional and train it with MNTP (10 minutes).
+	$(VENV)/python recipes/mntp.py
+
+test: .venv/ready  ## Run every test, the slow ones too.
+	$(VENV)/python -m pytest
+
+check: .venv/ready  ## Lint, check types, run the documentation's examples.
+	$(VENV)/ruff check .
+	$(VENV)/ruff format --check .
+	$(VENV)/mypy
+	$(VENV)/python -m pytest --quiet llm2vec_pl
+
+.PHONY: help demo test check
