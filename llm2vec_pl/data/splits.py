@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any, Literal
 
 from llm2vec_pl.data.rows import GoodTexts, OnBadRow
-from llm2vec_pl.data.sources import Source
+from llm2vec_pl.data.sources import TextSource
 
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, Split] = ("train", "validation")
@@ -35,7 +35,7 @@ class SplitTexts:
         max_rows: rows read of each split of the source; all where None.
     """
 
-    source: Source
+    source: TextSource
     on_bad_row: OnBadRow
     max_rows: int | None
 
