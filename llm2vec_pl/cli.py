@@ -33,7 +33,7 @@ from llm2vec_pl.console import RunProgressBar, silence_noise
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.objectives import Objective
-from llm2vec_pl.run_folder import save_run
+from llm2vec_pl.run_folder import keep_best, save_run
 
 
 class Command(LightningCLI):
@@ -44,6 +44,8 @@ class Command(LightningCLI):
         model: the objective, unless `--model` names another.
         data: the data module, unless `--data` names another.
         defaults: of further flags, as {"trainer.max_steps": 1000}.
+        demo: YAML with the numbers for the embedded decoder, which hold where the command line
+            names neither a `--config` nor an `--encoder.model_name`.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Command(LightningCLI):
         model: type[Objective],
         data: type[LightningDataModule],
         defaults: dict[str, Any] | None = None,
+        demo: Path | None = None,
     ) -> None:
         self.name = name
         self.defaults = {
@@ -72,6 +75,7 @@ class Command(LightningCLI):
             seed_everything_default=0,
             auto_configure_optimizers=False,
             save_config_kwargs={"overwrite": True},
+            parser_kwargs={"default_config_files": [str(demo)]} if demo and _is_demo() else {},
         )
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
@@ -120,13 +124,14 @@ class Command(LightningCLI):
         return model
 
     def fit(self) -> Path | None:
-        """Trains, then writes the encoder of the best checkpoint to the run's folder.
+        """Trains, then writes the encoder with the lowest `val/loss` to the run's folder.
 
         Returns:
             The folder with the encoder; None on all ranks but the first.
         """
         with user_errors():
             self.trainer.fit(self.model, self.datamodule, ckpt_path=self.config["resume"])
+            keep_best(self.trainer, self.model, self.datamodule)
             return save_run(self.trainer, self.name, self.config)
 
 
@@ -172,6 +177,11 @@ def _default_callbacks(options: dict[str, Any]) -> dict[type[Callback], Callback
     if options["enable_progress_bar"] is not False:
         callbacks[ProgressBar] = RunProgressBar(leave=True)
     return callbacks
+
+
+def _is_demo() -> bool:
+    flags = {argument.split("=")[0] for argument in sys.argv[1:]}
+    return flags.isdisjoint({"-c", "--config", "--encoder", "--encoder.model_name"})
 
 
 def _as_list(callbacks: Any) -> list[Callback]:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
 from llm2vec_pl.checkpoint import save_encoder
@@ -14,7 +15,7 @@ from llm2vec_pl.objectives.base import Objective
 
 
 def save_run(trainer: Trainer, recipe: str, config: Any) -> Path | None:
-    """Writes the encoder of a finished run: of its best checkpoint, or else as it is now.
+    """Writes the encoder of a finished run, as it is now.
 
     Args:
         trainer: after `fit`.
@@ -29,7 +30,6 @@ def save_run(trainer: Trainer, recipe: str, config: Any) -> Path | None:
     quick = trainer.fast_dev_run  # type: ignore[attr-defined]
     if folder is None or quick or not isinstance(module, Objective):
         return None
-    restore_best(trainer, module)
     if not trainer.is_global_zero:
         return None
     metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
@@ -45,13 +45,19 @@ def save_run(trainer: Trainer, recipe: str, config: Any) -> Path | None:
     return path
 
 
-def restore_best(trainer: Trainer, module: Objective) -> None:
-    """Brings back the weights of the best checkpoint, where the run has one."""
+def keep_best(trainer: Trainer, module: Objective, data: LightningDataModule) -> None:
+    """Brings back the weights of the best checkpoint, unless those at the end are better.
+
+    Validation need not fall on the last step, so the end is validated once more.
+    """
     callback = trainer.checkpoint_callback
-    best = getattr(callback, "best_model_path", "")
-    if best and getattr(callback, "monitor", None):
-        checkpoint = torch.load(best, map_location="cpu", weights_only=True)
+    if not isinstance(callback, ModelCheckpoint) or callback.best_model_score is None:
+        return
+    (end,) = trainer.validate(module, data, verbose=False)
+    if end[str(callback.monitor)] > callback.best_model_score:
+        checkpoint = torch.load(callback.best_model_path, map_location="cpu", weights_only=True)
         module.load_state_dict(checkpoint["state_dict"], strict=False)
+        trainer.callback_metrics[str(callback.monitor)] = callback.best_model_score
 
 
 def as_json(config: Any) -> Any:

@@ -38,6 +38,10 @@ class NextTokenObjective(Objective):
         if not hasattr(self, "val_perplexity"):
             self.val_perplexity = Perplexity()
 
+    def on_validation_epoch_start(self) -> None:
+        """Starts the metric anew; `Trainer.validate` leaves one that training cannot update."""
+        self.val_perplexity.reset()
+
     def loss(self, batch: TokenBatch) -> Tensor:
         """The mean cross entropy of the labelled tokens, in nats.
 

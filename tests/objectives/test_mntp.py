@@ -118,6 +118,14 @@ def test_training_lowers_the_loss_and_logs_loss_accuracy_and_perplexity(encoder)
     )
 
 
+def test_training_goes_on_after_a_validation_of_its_own(encoder):
+    trainer = Trainer(max_steps=4, val_check_interval=2, **QUIET)
+    mntp = MNTP(encoder)
+    trainer.validate(mntp, loaders(encoder), verbose=False)
+    trainer.fit(mntp, loaders(encoder), loaders(encoder))
+    assert trainer.callback_metrics["val/perplexity"] > 1
+
+
 def test_the_same_seed_gives_the_same_losses_to_the_last_bit(llama_folder):
     first, _ = fit(Encoder(llama_folder, lora_rank=4))
     second, _ = fit(Encoder(llama_folder, lora_rank=4))
