@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from llm2vec_pl.checkpoint import save_encoder
 from llm2vec_pl.objectives.base import Objective
@@ -46,15 +47,21 @@ def save_run(trainer: Trainer, recipe: str, config: Any) -> Path | None:
 
 
 def keep_best(trainer: Trainer, module: Objective, data: LightningDataModule) -> None:
-    """Brings back the weights of the best checkpoint, unless those at the end are better.
+    """Validates the end of a run, and goes back to the best checkpoint if that was better.
 
-    Validation need not fall on the last step, so the end is validated once more.
+    Validation need not fall on the last step, and in a short run on none.
     """
     callback = trainer.checkpoint_callback
-    if not isinstance(callback, ModelCheckpoint) or callback.best_model_score is None:
+    has_validation = is_overridden("val_dataloader", data) and trainer.limit_val_batches
+    if not isinstance(callback, ModelCheckpoint) or not callback.dirpath or not has_validation:
         return
-    (end,) = trainer.validate(module, data, verbose=False)
-    if end[str(callback.monitor)] > callback.best_model_score:
+    end = next(iter(trainer.validate(module, data, verbose=False)), {})
+    score = end.get(str(callback.monitor))
+    if score is None:
+        return
+    if callback.best_model_score is None or score <= callback.best_model_score:
+        trainer.save_checkpoint(Path(callback.dirpath) / "best.ckpt")
+    else:
         checkpoint = torch.load(callback.best_model_path, map_location="cpu", weights_only=True)
         module.load_state_dict(checkpoint["state_dict"], strict=False)
         trainer.callback_metrics[str(callback.monitor)] = callback.best_model_score

@@ -31,7 +31,7 @@ class Comparison:
             step: what the model is, the row's name.
             model: loaded if it is not yet.
         """
-        (metrics,) = self.trainer.validate(model, self.data, verbose=False)
+        metrics = next(iter(self.trainer.validate(model, self.data, verbose=False)), {})
         row = {name.removeprefix("val/"): value for name, value in metrics.items()}
         if isinstance(self.data, PythonDocs):
             row |= evaluate_retrieval(model.encoder, self.data.retrieval())
