@@ -60,7 +60,7 @@ def keep_best(trainer: Trainer, module: Objective, data: LightningDataModule) ->
     if score is None:
         return
     if callback.best_model_score is None or score <= callback.best_model_score:
-        trainer.save_checkpoint(Path(callback.dirpath) / "best.ckpt")
+        trainer.save_checkpoint(Path(callback.dirpath) / "best.ckpt", weights_only=False)
     else:
         checkpoint = torch.load(callback.best_model_path, map_location="cpu", weights_only=True)
         module.load_state_dict(checkpoint["state_dict"], strict=False)

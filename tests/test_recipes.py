@@ -116,6 +116,13 @@ def test_real_wikipedia_trains_any_decoder(name, shared_data, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_papers_config_trains_with_mixed_precision_and_clipping(folder, articles, tmp_path):
+    config = ["--config", str(ROOT / "recipes/configs/mistral-7b/mntp.yaml")]
+    run("mntp.py", *config, *short(folder, articles), cwd=tmp_path)
+    assert len(losses(tmp_path / "runs" / "mntp" / "version_0")) == 6
+
+
+@pytest.mark.slow
 def test_two_ranks_train(folder, articles, tmp_path):
     ranks = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
     run("mntp.py", *short(folder, articles, *ranks), cwd=tmp_path)

@@ -101,9 +101,8 @@ class Objective(LightningModule):
     def optimizer(self) -> Optimizer:
         """AdamW; override it for another."""
         trained = [p for p in self.parameters() if p.requires_grad]
-        return torch.optim.AdamW(
-            trained, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
-        )
+        # Not fused: under mixed precision Lightning cannot clip the gradients of a fused one.
+        return torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=self.weight_decay)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the trained weights only: an adapter's size, not the model's."""
