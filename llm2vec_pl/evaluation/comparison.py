@@ -10,6 +10,8 @@ from llm2vec_pl.data import PythonDocs
 from llm2vec_pl.evaluation.retrieval import evaluate_retrieval
 from llm2vec_pl.objectives import Objective
 
+_RETRIEVAL = ("ndcg@10", "recall@1")  # a table has no room for more
+
 
 class Comparison:
     """Rows of validation metrics, one a step, printed side by side.
@@ -35,7 +37,7 @@ class Comparison:
         row = {name.removeprefix("val/"): value for name, value in metrics.items()}
         if isinstance(self.data, PythonDocs):
             row |= evaluate_retrieval(model.encoder, self.data.retrieval())
-        self.rows[step] = row
+        self.rows[step] = {name: value for name, value in row.items() if _is_shown(name)}
 
     def print(self) -> None:
         """Prints the table, on the first rank."""
@@ -49,3 +51,8 @@ class Comparison:
         for step, row in self.rows.items():
             table.add_row(step, *(f"{row[name]:.3f}" if name in row else "" for name in columns))
         Console().print(table)
+
+
+def _is_shown(metric: str) -> bool:
+    *_, name = metric.split("/")
+    return "@" not in name or name in _RETRIEVAL

@@ -1,45 +1,94 @@
+import math
+
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from torchmetrics.functional.retrieval import retrieval_normalized_dcg, retrieval_recall
 
-from llm2vec_pl.evaluation.retrieval import RetrievalTask, evaluate_retrieval, ndcg, rank, recall
+from llm2vec_pl.encoder import Encoder
+from llm2vec_pl.errors import UserError
+from llm2vec_pl.evaluation import retrieval
+from llm2vec_pl.evaluation.retrieval import RetrievalTask, evaluate_retrieval
 
-
-@given(st.lists(st.integers(0, 3), min_size=2, max_size=30).filter(any), st.randoms())
-def test_ndcg_and_recall_are_those_of_torchmetrics(gains, random):
-    names = [str(i) for i in range(len(gains))]
-    scores = torch.tensor(random.sample(range(100), len(gains)), dtype=torch.float)
-    ranking = [names[i] for i in scores.argsort(descending=True)]
-    relevant = dict(zip(names, gains, strict=True))
-    target = torch.tensor(gains)
-    expected = retrieval_normalized_dcg(scores, target, top_k=10).item()
-    assert ndcg(ranking[:10], relevant) == pytest.approx(expected, abs=1e-5)
-    expected = retrieval_recall(scores, target > 0, top_k=1).item()
-    assert recall(ranking, relevant, depth=1) == pytest.approx(expected, abs=1e-5)
+METRICS = ["ndcg@10", "recall@1", "recall@10", "recall@100", "mrr@10"]
 
 
-def test_the_nearest_document_comes_first():
-    documents = torch.eye(3)
-    queries = torch.tensor([[0.1, 0.9, 0.5], [0.0, 0.2, 1.0]])
-    assert rank(queries, documents, ["a", "b", "c"]) == [["b", "c", "a"], ["c", "b", "a"]]
-
-
-class Lengths:
+class Lengths(torch.nn.Linear):
     """Embeds a text by its length, so that texts of one length find each other."""
 
-    def encode(self, texts, batch_size):
-        return torch.nn.functional.one_hot(torch.tensor([len(t) for t in texts]), 20).float()
+    def __init__(self):
+        super().__init__(1, 1)
+        self.largest_call = 0
+
+    def encode(self, texts, instruction, batch_size):
+        self.largest_call = max(self.largest_call, len(texts))
+        lengths = torch.tensor([len(instruction + text) for text in texts])
+        return torch.nn.functional.one_hot(lengths, 20).float()
+
+
+def task(relevant=None, **changes):
+    arguments = {
+        "queries": {"q1": "aa", "q2": "bbbb"},
+        "corpus": {"d1": "cc", "d2": "dddd", "d3": "e"},
+        "relevant": relevant or {"q1": {"d1": 1}, "q2": {"d2": 1}},
+    }
+    return RetrievalTask("lengths", **{**arguments, **changes})
 
 
 def test_a_task_is_solved_where_queries_are_nearest_to_their_documents():
-    task = RetrievalTask(
-        "lengths",
-        queries={"q1": "aa", "q2": "bbbb"},
-        corpus={"d1": "cc", "d2": "dddd", "d3": "e"},
-        relevant={"q1": {"d1": 1}, "q2": {"d2": 1}},
+    assert evaluate_retrieval(Lengths(), task()) == dict.fromkeys(METRICS, 1.0)
+    wrong = task({"q1": {"d1": 1}, "q2": {"d3": 1}})
+    found = evaluate_retrieval(Lengths(), wrong)
+    assert (found["recall@1"], found["recall@10"]) == (0.5, 1.0)
+    assert found["mrr@10"] == pytest.approx((1 + 1 / 3) / 2)  # d1, then d3: ties by place
+
+
+def test_the_corpus_is_searched_in_chunks(monkeypatch):
+    monkeypatch.setattr(retrieval, "_DOCUMENTS_AT_ONCE", 2)
+    encoder = Lengths()
+    assert evaluate_retrieval(encoder, task()) == dict.fromkeys(METRICS, 1.0)
+    assert encoder.largest_call == 2
+
+
+def test_queries_and_documents_have_instructions_of_their_own():
+    longer = {"queries": {"q1": "a", "q2": "bbb"}}
+    assert evaluate_retrieval(Lengths(), task(**longer))["recall@1"] < 1
+    assert evaluate_retrieval(Lengths(), task(**longer), query_instruction=":")["recall@1"] == 1
+    shorter = {"corpus": {"d1": "c", "d2": "ddd", "d3": ""}}
+    assert evaluate_retrieval(Lengths(), task(**shorter), document_instruction=":")["recall@1"] == 1
+
+
+def test_a_diverged_encoder_scores_nothing_rather_than_something():
+    encoder = Lengths()
+    encoder.encode = lambda texts, *_: torch.full((len(texts), 2), torch.nan)
+    assert all(math.isnan(value) for value in evaluate_retrieval(encoder, task()).values())
+
+
+def test_a_limit_keeps_the_documents_that_answer():
+    size = 20
+    whole = task(
+        queries={f"q{i}": "a" * i for i in range(size)},
+        corpus={f"d{i}": "b" * i for i in range(size)},
+        relevant={f"q{i}": {f"d{i}": 1, "gone": 1} for i in range(size)},
     )
-    assert evaluate_retrieval(Lengths(), task) == {"ndcg@10": 1.0, "recall@1": 1.0}
-    wrong = RetrievalTask("wrong", task.queries, task.corpus, {"q1": {"d1": 1}, "q2": {"d3": 1}})
-    assert evaluate_retrieval(Lengths(), wrong)["recall@1"] == 0.5
+    some = whole.limited(4, 10)
+    assert list(some.queries) == ["q0", "q5", "q10", "q15"]
+    assert some.relevant.keys() == some.queries.keys()
+    assert len(some.corpus) == 10
+    assert {"d0", "d5", "d10", "d15"} < some.corpus.keys()
+    assert list(some.corpus) == [name for name in whole.corpus if name in some.corpus]
+    assert whole.limited(4).corpus == whole.corpus
+    assert len(whole.limited(4, 1).corpus) == 4
+    assert whole.limited(None, None) == whole
+
+
+def test_a_task_without_queries_is_a_clear_error():
+    with pytest.raises(UserError, match="lengths has 0 queries and 3 documents"):
+        task(queries={})
+
+
+@pytest.mark.slow
+def test_the_embedded_decoder_on_real_questions(shared_data):
+    real = RetrievalTask.from_folder(shared_data / "retrieval" / "xquad_en")
+    assert (len(real.queries), len(real.corpus), real.notes) == (1190, 240, ())
+    found = evaluate_retrieval(Encoder("tiny", lora_rank=0), real.limited(60, 120))
+    assert 0.2 < found["ndcg@10"] < 0.9
+    assert found["recall@1"] < found["recall@10"] < found["recall@100"]

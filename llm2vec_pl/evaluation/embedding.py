@@ -1,0 +1,84 @@
+"""Embeddings of many texts, by one process or by all ranks together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from llm2vec_pl.encoder import Encoder
+from llm2vec_pl.gather import world
+from llm2vec_pl.influence import evaluating
+
+Embed = Callable[[Sequence[str], str], Tensor]
+
+
+def embedder(encoder: Encoder, batch_size: int, on_all_ranks: bool) -> Embed:
+    """A function of texts and instruction that gives embeddings, (N, D), on the CPU.
+
+    Args:
+        encoder: embeds the texts.
+        batch_size: texts that go through the decoder at once.
+        on_all_ranks: share the texts out among all ranks. Every rank must then ask for the same.
+    """
+
+    def embed(texts: Sequence[str], instruction: str) -> Tensor:
+        if on_all_ranks:
+            return encode_on_all_ranks(encoder, texts, instruction, batch_size)
+        return encoder.encode(list(texts), instruction, batch_size)
+
+    return embed
+
+
+@torch.no_grad()
+def encode_on_all_ranks(
+    encoder: Encoder, texts: Sequence[str], instruction: str = "", batch_size: int = 32
+) -> Tensor:
+    """`Encoder.encode`, with the texts shared out among the ranks; each rank gets all embeddings.
+
+    All ranks make the same number of passes through the decoder, whatever the texts: under FSDP a
+    pass is a collective operation, and one rank with a pass more would wait for ever.
+
+    Args:
+        encoder: the same on all ranks; it may be sharded.
+        texts: N texts, the same on all ranks.
+        instruction: written right before each text and not pooled.
+        batch_size: texts that go through the decoder at once, on each rank.
+
+    Returns:
+        (N, D) in float32 on the CPU, in the order of the texts, not normalised.
+    """
+    rank, ranks = world()
+    if ranks == 1:
+        return encoder.encode(list(texts), instruction, batch_size)
+    encoder.load()
+    device = next(encoder.parameters()).device
+    # Texts of like length in the same pass, on all ranks: little padding, little waiting.
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]), reverse=True)
+    passes = []
+    with evaluating(encoder):
+        for start in range(0, len(order), batch_size * ranks):
+            shared = order[start : start + batch_size * ranks]
+            own = _share(shared, rank, ranks)
+            batch = encoder.text([texts[i] for i in own], instruction)
+            embedded = encoder({key: value.to(device) for key, value in batch.items()})
+            passes.append(_gather(embedded.float(), ranks)[: len(shared)].cpu())
+    embeddings = torch.empty(len(texts), passes[0].shape[1], dtype=torch.float32)
+    embeddings[order] = torch.cat(passes)
+    return embeddings
+
+
+def _share(texts: list[int], rank: int, ranks: int) -> list[int]:
+    """Every `ranks`-th text, and the last text again where others have one more."""
+    own = texts[rank::ranks]
+    return own + texts[-1:] * (math.ceil(len(texts) / ranks) - len(own))
+
+
+def _gather(rows: Tensor, ranks: int) -> Tensor:
+    """The rows (B, D) of all ranks in the order they were dealt out, (B * ranks, D)."""
+    parts = [torch.empty_like(rows) for _ in range(ranks)]
+    dist.all_gather(parts, rows.contiguous())
+    return torch.stack(parts, dim=1).flatten(0, 1)

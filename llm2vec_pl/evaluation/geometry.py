@@ -1,0 +1,69 @@
+"""Alignment and uniformity: how close positives are, and how evenly all texts fill the sphere.
+
+Wang and Isola 2020, "Understanding Contrastive Representation Learning through Alignment and
+Uniformity on the Hypersphere", sections 4.1 and 4.2, with their constants. Lower is better in both.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def alignment(first: Tensor, second: Tensor, alpha: float = 2.0) -> Tensor:
+    """The mean distance, to the power `alpha`, of positive pairs on the unit sphere.
+
+    Args:
+        first: embeddings of one side of B pairs, (B, D), of any length: they are normalised here.
+        second: of the other side, (B, D), in the same order.
+        alpha: 2 in the paper.
+
+    Returns:
+        A scalar in [0, 2 ** alpha]: 0 where all pairs coincide, 2 for random directions.
+
+    Raises:
+        ValueError: if the shapes differ, or there is no pair.
+
+    >>> alignment(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, -1.0]])).round()
+    tensor(2.)
+    """
+    if first.shape != second.shape or not len(first):
+        raise ValueError(
+            "alignment expects the two sides of at least one pair, but got embeddings of the "
+            f"shapes {tuple(first.shape)} and {tuple(second.shape)}."
+        )
+    distances: Tensor = (F.normalize(first.float()) - F.normalize(second.float())).norm(dim=1)
+    return distances.pow(alpha).mean()
+
+
+def uniformity(embeddings: Tensor, t: float = 2.0, chunk_size: int = 1024) -> Tensor:
+    """The logarithm of the mean Gaussian potential of all pairs of distinct texts.
+
+    Args:
+        embeddings: of N texts, (N, D), of any length: they are normalised here.
+        t: the potential of two texts is exp(-t * squared distance); 2 in the paper.
+        chunk_size: rows compared at once with all others, which bounds the memory.
+
+    Returns:
+        A scalar in [-4 t, 0]: 0 where all texts coincide, near -2 t in many dimensions where they
+        are spread evenly.
+
+    Raises:
+        ValueError: with fewer than two texts.
+
+    >>> uniformity(torch.tensor([[1.0, 0.0], [-3.0, 0.0]])).item()
+    -8.0
+    """
+    count = len(embeddings)
+    if count < 2:
+        raise ValueError(f"uniformity expects at least two embeddings, but got {count}.")
+    points = F.normalize(embeddings.float())
+    total = torch.zeros((), dtype=torch.float64, device=points.device)
+    for start in range(0, count, chunk_size):
+        chunk = points[start : start + chunk_size]
+        rows = torch.arange(len(chunk), device=points.device)
+        cosines = chunk @ points.T  # (C, N)
+        potentials = (2 * t * (cosines - 1)).double().exp()  # |x - y|^2 = 2 - 2 cos
+        total = total + potentials.sum() - potentials[rows, rows + start].sum()  # not with itself
+    return (total / (count * (count - 1))).log().float()
