@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from typing_extensions import override
 
@@ -49,13 +49,25 @@ def open_source(path: str | None, subset: str | None, column: str, streaming: bo
     """
     if path is None:
         return HubDataset(*WIKITEXT, column, streaming)
-    local = Path(path).expanduser()
-    if local.exists():
+    local = local_path(path)
+    if local is not None:
         return LocalFiles(local, column)
+    return HubDataset(path, subset, column, streaming)
+
+
+def local_path(path: str) -> Path | None:
+    """The file or folder that is there; None where the name may be one of the hub.
+
+    Raises:
+        UserError: there is none, and the name cannot be one of the hub.
+    """
+    local = Path(path).expanduser()
+    if path and local.exists():
+        return local
     looks_local = path[:1] in "/.~" or path.count("/") > 1 or extension(local) in READERS
     if looks_local or not path:
         raise UserError(f"--data.path {path!r} does not exist (looked for {local.absolute()}).")
-    return HubDataset(path, subset, column, streaming)
+    return None
 
 
 def split_of(name: str) -> str | None:
@@ -64,6 +76,11 @@ def split_of(name: str) -> str | None:
         if word in _SPLIT_WORDS:
             return _SPLIT_WORDS[word]
     return None
+
+
+def is_split_word(word: str) -> bool:
+    """Whether a word names a split, such as train or dev."""
+    return word.lower() in _SPLIT_WORDS
 
 
 class LocalFiles(TextSource):
@@ -140,20 +157,31 @@ class LocalFiles(TextSource):
 
 
 class HubDataset(TextSource):
-    """A data set of the Hugging Face hub, or of its cache where the hub cannot be reached."""
+    """A data set of the Hugging Face hub, or of its cache where the hub cannot be reached.
 
-    def __init__(self, path: str, subset: str | None, column: str, streaming: bool) -> None:
+    `data_files` names one of its files, where it is not to be taken whole.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        subset: str | None,
+        column: str,
+        streaming: bool,
+        data_files: str | None = None,
+    ) -> None:
         self.path = path
         self.subset = subset
         self.column = column
         self.streaming = streaming
+        self.options = {"data_files": data_files} if data_files else {}
 
     @cached_property
     def _datasets(self) -> dict[str, Any]:
         from datasets import load_dataset
 
         try:
-            found = load_dataset(self.path, self.subset, streaming=self.streaming)
+            found = load_dataset(self.path, self.subset, streaming=self.streaming, **self.options)
         except Exception as error:
             raise UserError(
                 f"--data.path {self.path!r} is no local file or folder, and the hub did not give "
@@ -173,16 +201,29 @@ class HubDataset(TextSource):
 
     @override
     def rows(self, split: str) -> Iterator[Row]:
-        dataset = self._datasets[split]
-        columns = dataset.column_names
+        columns = self.columns(split)
         if columns is not None and self.column not in columns:
             raise no_column(self.path, self.column, columns)
+        for row in self.records(split, [self.column]):
+            value = cast(dict[str, Any], row.value)[self.column]
+            if value or self.path != WIKITEXT[0]:  # a third of WikiText's lines are empty
+                yield row._replace(value=value)
+
+    def columns(self, split: str) -> list[str] | None:
+        """The columns of a split, where they are known."""
+        return cast("list[str] | None", self._datasets[split].column_names)
+
+    def records(self, split: str, columns: Iterable[str]) -> Iterator[Row]:
+        """All rows of a split, each with those of the columns that are there."""
+        dataset = self._datasets[split]
+        there = dataset.column_names
+        wanted = [name for name in columns if there is None or name in there]
         number = 0
-        for batch in dataset.select_columns([self.column]).iter(batch_size=1000):
-            for value in batch[self.column]:
+        for batch in dataset.select_columns(wanted).iter(batch_size=1000):
+            for values in zip(*(batch[name] for name in wanted), strict=True):
                 number += 1
-                if value or self.path != WIKITEXT[0]:  # a third of WikiText's lines are empty
-                    yield Row(value, f"{self.path} ({split})", number, "row")
+                value = dict(zip(wanted, values, strict=True))
+                yield Row(value, f"{self.path} ({split})", number, "row")
 
     @override
     def identity(self) -> dict[str, Any]:
@@ -190,4 +231,4 @@ class HubDataset(TextSource):
             split: [file["filename"] for file in dataset.cache_files]  # they hold the revision
             for split, dataset in self._datasets.items()
         }
-        return {"hub": self.path, "subset": self.subset, "files": files}
+        return {"hub": self.path, "subset": self.subset, "files": files, **self.options}

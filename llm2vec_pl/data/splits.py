@@ -6,14 +6,20 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from llm2vec_pl.data.rows import GoodTexts, OnBadRow
 from llm2vec_pl.data.sources import TextSource
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, Split] = ("train", "validation")
 VALIDATION_PERCENT = 1
+VALIDATION_QUERIES = 100  # so many at least, where there are enough
 
 
 def held_out(key: str, percent: int) -> bool:
@@ -59,3 +65,21 @@ class SplitTexts:
             "max_rows": self.max_rows,
             "validation_percent": VALIDATION_PERCENT,
         }
+
+
+def validation_mask(ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which rows are kept for validation, given ids of what must not be in both splits.
+
+    1 % of the distinct ids, more of few: about 100 where there are 1,000 to 10,000, 10 % below,
+    at least two of at least four. The same id is always on the same side.
+
+    Args:
+        ids: a hash of each row's query, (N,).
+    """
+    distinct = np.unique(ids)
+    least = -(-100 * VALIDATION_QUERIES // max(1, len(distinct)))
+    percent = min(10, max(VALIDATION_PERCENT, least))
+    chosen = distinct[distinct % 100 < percent]
+    if len(chosen) < 2 <= len(distinct) // 2:
+        chosen = distinct[np.argsort(distinct % 100, kind="stable")[:2]]
+    return np.isin(ids, chosen)

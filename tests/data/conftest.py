@@ -6,6 +6,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from llm2vec_pl.data.docstrings import Docstring
+
 TEXTS = [
     f"Article {i} is about the number {i}, which is {'even' if i % 2 == 0 else 'odd'}. "
     * (i % 7 + 1)
@@ -50,3 +52,19 @@ def articles(tmp_path: Path) -> Path:
     path = tmp_path / "articles.txt"
     path.write_text("\n\n".join(TEXTS))
     return path
+
+
+@pytest.fixture
+def docs(monkeypatch: pytest.MonkeyPatch) -> list[Docstring]:
+    """600 made-up docstrings in the place of those installed."""
+    body = "What number {} does is said here at length. It is nothing like what the others do."
+    found = [
+        Docstring(
+            f"package{i % 4}.module{i % 12}.function{i}",
+            f"Compute the value of the series at {i}.\n\n{i} it is. {body.format(i)}",
+        )
+        for i in range(600)
+    ]
+    monkeypatch.setattr("llm2vec_pl.data.python_docs.read_docstrings", lambda _: sorted(found))
+    monkeypatch.setattr("llm2vec_pl.data.python_docs.installed_packages", list)
+    return found

@@ -13,6 +13,7 @@ from llm2vec_pl.data.docstrings import (
     installed_packages,
     prose,
     read_docstrings,
+    sentences_of,
 )
 from llm2vec_pl.data.python_docs import unlike_pairs
 
@@ -124,6 +125,23 @@ The end."""
         "Make a `torch.Tensor` or `None`.\n\nNotes\nSee `make it` first.\n\n"
         "It is also fast::\n\nThe end."
     )
+
+
+def test_prose_is_cut_into_sentences_and_the_rest_left_out() -> None:
+    text = """Compute the sum of the values, e.g. of a list. It may be nothing!
+
+    Args: x: the values to add up. Returns: The sum of the values.
+    out (int, optional): Where the sum is written to.
+
+    "Quoted words" are sentences too. Two words. x = f(y[0], z[1]) + {3: 4}[5] it is.
+    This one goes
+    on in the next line. But this one never ends"""
+    assert sentences_of(text) == [
+        "Compute the sum of the values, e.g. of a list.",
+        "It may be nothing!",
+        '"Quoted words" are sentences too.',
+        "This one goes on in the next line.",
+    ]
 
 
 def test_pairs_need_a_summary_and_a_body_unlike_all_others() -> None:

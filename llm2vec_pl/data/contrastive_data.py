@@ -1,0 +1,161 @@
+"""What the data modules for contrastive training share: tasks, batches, the tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
+
+from llm2vec_pl.data.batches import ResumableLoader, TaskBatches, TaskRows
+from llm2vec_pl.data.contrastive_batch import Task, TextBatch, TextBatches, Tokenised
+from llm2vec_pl.data.splits import SPLITS, Split
+from llm2vec_pl.errors import UserError
+from llm2vec_pl.text import TextTokenizer
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from llm2vec_pl.encoder import Encoder
+
+
+class ContrastiveData(LightningDataModule):
+    """Batches of a query, a positive and negatives, each batch of one task, across all ranks.
+
+    A subclass says what the tasks are (`read_tasks`).
+
+    Args:
+        batch_size: examples per batch and device.
+        num_workers: processes that read and tokenise batches.
+        seed: of the order, and of what is drawn where a row has several texts; both are functions
+            of seed and epoch.
+    """
+
+    def __init__(self, batch_size: int, num_workers: int, seed: int) -> None:
+        super().__init__()
+        for flag, value, least in [
+            ("batch_size", batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("seed", seed, 0),
+        ]:
+            if value < least:
+                raise UserError(f"--data.{flag} expects at least {least}, but got {value}.")
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.tasks: list[Task] = []
+        self._text: TextTokenizer | None = None
+
+    def read_tasks(self) -> list[Task]:
+        """The tasks with their examples; read from a cache where reading takes long."""
+        raise NotImplementedError(f"{type(self).__name__} does not define read_tasks().")
+
+    def attach(self, encoder: Encoder | TextTokenizer) -> Self:
+        """Gives the tokenizer, for use without a trainer.
+
+        Returns:
+            This data module, so that `data.attach(encoder).setup()` reads well.
+        """
+        self._text = encoder if isinstance(encoder, TextTokenizer) else encoder.text
+        return self
+
+    @property
+    def text(self) -> TextTokenizer:
+        """The tokenizer of the module being trained, or the one attached.
+
+        Raises:
+            UserError: there is neither.
+        """
+        if self._text is not None:
+            return self._text
+        module = self.trainer.lightning_module if self.trainer else None
+        encoder = getattr(module, "encoder", None)
+        if encoder is None:
+            raise UserError(
+                f"{type(self).__name__} has no tokenizer. Call attach(encoder), "
+                "or give it to a Trainer together with a module that has an encoder."
+            )
+        text: TextTokenizer = encoder.text
+        return text
+
+    def prepare_data(self) -> None:
+        """Writes what `read_tasks` caches; once on each node."""
+        self.read_tasks()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Opens the tasks, and says what is in them."""
+        self.tasks = [task for task in self.read_tasks() if task.weight > 0]
+        if not len(self.batches("train")):
+            raise UserError(
+                f"{type(self).__name__} has no batch to train on: it needs at least "
+                f"{max(2, self.world_size)} examples of one task."
+            )
+        if stage in (None, "fit"):
+            self._announce()
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Batches of the training examples, in another order each epoch."""
+        return self._loader("train")
+
+    def val_dataloader(self) -> ResumableLoader | list[ResumableLoader]:
+        """Batches of the held-out examples, in the same order always."""
+        return self._loader("validation") if len(self.batches("validation")) else []
+
+    def text_batches(self, split: Split = "train", epoch: int = 0) -> Iterator[TextBatch]:
+        """The batches of this rank as text, before they are tokenised."""
+        sampler = self.batches(split)
+        sampler.set_epoch(epoch)
+        texts = TextBatches(self.tasks, split, self.seed)
+        return (texts[batch] for batch in sampler)
+
+    def batches(self, split: Split) -> TaskBatches:
+        """Names the batches of this rank."""
+        return TaskBatches(
+            TextBatches(self.tasks, split, self.seed),
+            [TaskRows(task.name, task.examples(split).lengths, task.weight) for task in self.tasks],
+            self.batch_size,
+            rank=self.rank,
+            world_size=self.world_size,
+            seed=self.seed,
+            shuffle=split == "train",
+        )
+
+    @property
+    def rank(self) -> int:
+        """Of this process among all that train; 0 without a trainer."""
+        return self.trainer.global_rank if self.trainer else 0
+
+    @property
+    def world_size(self) -> int:
+        """Processes that train; 1 without a trainer."""
+        return self.trainer.world_size if self.trainer else 1
+
+    def _loader(self, split: Split) -> ResumableLoader:
+        # It would put a sampler in the place of ours.
+        if self.trainer and self.trainer.overfit_batches:  # type: ignore[attr-defined]
+            raise UserError(
+                "--trainer.overfit_batches cannot be used with contrastive data. "
+                "Set --trainer.limit_train_batches instead."
+            )
+        sampler = self.batches(split)
+        return ResumableLoader(sampler.dataset, sampler, self.num_workers, Tokenised(self.text))
+
+    def _announce(self) -> None:
+        name = type(self).__name__
+        for task in self.tasks:
+            weight = f", weight {task.weight:g}" if task.weight != 1 else ""
+            rank_zero_info(
+                f"{name}: {task.name}: {len(task.train):,} train + {len(task.validation):,} "
+                f"validation examples{weight}"
+            )
+            for note in task.notes:
+                rank_zero_info(f"{name}: {task.name}: {note}")
+        devices = f" on each of {self.world_size:,} devices" if self.world_size > 1 else ""
+        for split in SPLITS:
+            sampler = self.batches(split)
+            left = ", ".join(f"{count:,} of {task}" for task, count in sampler.left_over.items())
+            rank_zero_info(
+                f"{name}: {len(sampler):,} {split} batches of {self.batch_size:,} examples{devices}"
+                + (f"; rows left over: {left}" if left else "")
+            )

@@ -1,0 +1,104 @@
+"""Summaries of Python's documentation with the texts below them, and like texts as negatives."""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from typing_extensions import override
+
+from llm2vec_pl.data.contrastive_batch import Task
+from llm2vec_pl.data.contrastive_data import ContrastiveData
+from llm2vec_pl.data.examples import Example
+from llm2vec_pl.data.instructions import Instruction
+from llm2vec_pl.data.python_docs import DocPair, PythonDocs
+from llm2vec_pl.errors import UserError
+
+if TYPE_CHECKING:
+    from llm2vec_pl.evaluation.retrieval import RetrievalTask
+
+
+class PythonDocsPairs(ContrastiveData):
+    """(summary, text below it) of the docstrings of `PythonDocs`, with hard negatives.
+
+    The negatives are texts of other names in the same class or module, or in the nearest package
+    around it that has enough; each epoch draws others. The names that `PythonDocs` holds out are
+    the validation split, so that its retrieval test stays unseen.
+
+    Args:
+        max_negatives: hard negatives per query.
+        instruction: written right before each query, as "Retrieve the documentation: ".
+        batch_size: examples per batch and device.
+        num_workers: processes that read and tokenise batches.
+        seed: of the order and of the negatives; both are functions of seed and epoch.
+    """
+
+    def __init__(
+        self,
+        max_negatives: int = 1,
+        instruction: str = "",
+        batch_size: int = 32,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, num_workers, seed)
+        if max_negatives < 0:
+            raise UserError(f"--data.max_negatives expects at least 0, but got {max_negatives}.")
+        self.max_negatives = max_negatives
+        self.instruction = instruction
+        self.docs = PythonDocs()
+
+    @override
+    def read_tasks(self) -> list[Task]:
+        train, validation = (
+            PairExamples(self.docs.pairs(split), self.max_negatives, self.seed)
+            for split in ("train", "validation")
+        )
+        return [Task("python_docs", train, validation, Instruction((self.instruction,)))]
+
+    def retrieval(self, num_queries: int = 800) -> RetrievalTask:
+        """The held-out summaries as queries, each with the one text that it was taken from."""
+        return self.docs.retrieval(num_queries)
+
+
+class PairExamples:
+    """Pairs, each with negatives drawn from its neighbours.
+
+    Args:
+        pairs: sorted by name.
+        max_negatives: negatives of an example; fewer where there are no others.
+        seed: of the draw, which is a function of seed, epoch and name.
+    """
+
+    def __init__(self, pairs: Sequence[DocPair], max_negatives: int, seed: int) -> None:
+        self.pairs = pairs
+        self.max_negatives = max_negatives
+        self.seed = seed
+        self.lengths = np.array([len(pair.query) + len(pair.positive) for pair in pairs], np.int64)
+        self._names = [pair.name for pair in pairs]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def example(self, row: int, epoch: int) -> Example:
+        """One example, with the negatives of an epoch."""
+        name, query, positive = self.pairs[row]
+        near = self.neighbours(row)
+        draw = random.Random(f"{self.seed} {epoch} {name}")
+        # One more than is needed, since the row itself may be among them.
+        drawn = draw.sample(near, min(len(near), self.max_negatives + 1))
+        negatives = [self.pairs[i].positive for i in drawn if i != row]
+        return Example(query, positive, negatives[: self.max_negatives])
+
+    def neighbours(self, row: int) -> range:
+        """The rows of the smallest class, module or package around one that has enough others."""
+        prefix = self._names[row]
+        while prefix := prefix.rpartition(".")[0]:
+            # "/" is the character after ".", so these are the names that begin with the prefix.
+            first, end = (bisect_left(self._names, prefix + mark) for mark in "./")
+            if end - first > self.max_negatives:
+                return range(first, end)
+        return range(len(self._names))

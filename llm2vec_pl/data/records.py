@@ -1,0 +1,167 @@
+"""Records of files, each with its place: what rows of text and rows of pairs are made from."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO, cast
+
+from llm2vec_pl.errors import UserError
+
+
+class Broken(str):
+    """Stands in a row for a value that could not be read; the string says why."""
+
+
+class Row(NamedTuple):
+    """A value and where it was found."""
+
+    value: object
+    file: str
+    number: int  # from 1
+    unit: str = "line"
+
+    @property
+    def place(self) -> str:
+        """Such as `data/a.jsonl line 17`."""
+        return f"{self.file} {self.unit} {self.number:,}"
+
+
+def json_records(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    """One JSON object a line, with all that it holds; empty lines only separate.
+
+    Args:
+        path: the file.
+        columns: not asked for; each object may have others.
+    """
+    with open_text(path) as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            if number == 1 and line.lstrip()[0] == "[":
+                raise UserError(
+                    f"{path} expected one JSON object a line, but it is a JSON array. "
+                    "Write each element on a line of its own."
+                )
+            value = _parsed(line)
+            if not isinstance(value, (dict, Broken)):
+                value = Broken("not a JSON object")
+            yield Row(value, str(path), number)
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return Broken("broken JSON")
+
+
+def csv_records(path: Path, columns: Sequence[str], delimiter: str = ",") -> Iterator[Row]:
+    """One record a row, below a line with the columns' names; those asked for that are there."""
+    csv.field_size_limit(2**31 - 1)  # the default refuses articles above 131,072 characters
+    with open_text(path, newline="") as file:
+        records = csv.reader(file, delimiter=delimiter)
+        header = next(records, [])
+        wanted = {name: header.index(name) for name in columns if name in header}
+        while True:
+            number = records.line_num + 1  # a record may hold several lines
+            try:
+                record = next(records)
+            except StopIteration:
+                return
+            except csv.Error:
+                yield Row(Broken("broken CSV"), str(path), number)
+                continue
+            if record:
+                value = {name: record[i] for name, i in wanted.items() if i < len(record)}
+                yield Row(value, str(path), number)
+
+
+def tsv_records(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    """As `csv_records`, with tabs."""
+    return csv_records(path, columns, delimiter="\t")
+
+
+def parquet_records(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    """One row a row, with the columns asked for that are there, a thousand in memory at a time."""
+    with _parquet(path) as file:
+        wanted = [name for name in columns if name in file.schema_arrow.names]
+        number = 0
+        for batch in file.iter_batches(batch_size=1000, columns=wanted):
+            for values in zip(*map(_python_values, batch.columns), strict=True):
+                number += 1
+                yield Row(dict(zip(wanted, values, strict=True)), str(path), number, "row")
+
+
+def column_names(path: Path) -> list[str] | None:
+    """The columns of a file; None where each record has its own, as in JSON lines."""
+    kind = extension(path)
+    if kind == ".parquet":
+        with _parquet(path) as file:
+            return list(file.schema_arrow.names)
+    if kind in (".csv", ".tsv"):
+        with open_text(path, newline="") as file:
+            return next(csv.reader(file, delimiter="\t" if kind == ".tsv" else ","), [])
+    return None
+
+
+def _parquet(path: Path) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(path)
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{path} cannot be read as Parquet: {error}") from error
+
+
+def _python_values(column: Any) -> list[object]:
+    import pyarrow as pa
+
+    try:
+        return column.to_pylist()  # type: ignore[no-any-return]
+    except UnicodeDecodeError:
+        lists = not pa.types.is_string(column.type) and not pa.types.is_large_string(column.type)
+        values = column.cast(pa.list_(pa.large_binary()) if lists else pa.large_binary())
+        return [_decoded(value) for value in values.to_pylist()]
+
+
+def _decoded(value: Any) -> object:
+    if isinstance(value, list):
+        return [_decoded(item) for item in value]
+    return value and value.decode(errors="surrogateescape")
+
+
+def no_column(where: str, column: str, columns: Iterable[str], flag: str = "column") -> UserError:
+    """The error for a column that is not there; it lists those that are."""
+    return UserError(
+        f"{where} has no column {column!r}; its columns are: {', '.join(columns) or 'none'}. "
+        f"Set --data.{flag}."
+    )
+
+
+def open_text(path: Path, newline: str = "\n") -> TextIO:
+    """A text file, or one with .gz, in UTF-8 with or without a byte order mark."""
+    # "surrogateescape": a broken byte must not end the file, it is one bad row
+    how = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": newline}
+    opener: Any = gzip.open if path.suffix == ".gz" else open
+    return cast(TextIO, opener(path, "rt", **how))
+
+
+def extension(path: Path) -> str:
+    """A file's extension in small letters, that of `a.jsonl.gz` being `.jsonl`."""
+    name = path.name.lower().removesuffix(".gz")
+    return Path(name).suffix
+
+
+RECORD_READERS: dict[str, Callable[[Path, Sequence[str]], Iterator[Row]]] = {
+    ".jsonl": json_records,
+    ".ndjson": json_records,
+    ".json": json_records,
+    ".csv": csv_records,
+    ".tsv": tsv_records,
+    ".parquet": parquet_records,
+}

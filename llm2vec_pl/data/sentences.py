@@ -1,0 +1,213 @@
+"""Sentences for SimCSE, in which a sentence is its own positive."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
+from typing_extensions import override
+
+from llm2vec_pl.data.cache import cached_folder
+from llm2vec_pl.data.contrastive_batch import Task
+from llm2vec_pl.data.contrastive_data import ContrastiveData
+from llm2vec_pl.data.docstrings import SENTENCES_FORMAT, sentences_of
+from llm2vec_pl.data.examples import ArrowExamples, Candidates, text_id, write_candidates
+from llm2vec_pl.data.python_docs import PythonDocs
+from llm2vec_pl.data.rows import GoodTexts, OnBadRow
+from llm2vec_pl.data.sources import HubDataset, TextSource, open_source
+from llm2vec_pl.data.splits import SPLITS, Split, validation_mask
+from llm2vec_pl.errors import UserError
+
+if TYPE_CHECKING:
+    from llm2vec_pl.evaluation.retrieval import RetrievalTask
+
+WIKI1M = ("princeton-nlp/datasets-for-simcse", "wiki1m_for_simcse.txt")
+_FORMAT = 1  # of what is cached
+
+
+class Sentences(ContrastiveData):
+    """Sentences as queries and as their own positives; the encoder's dropout makes two views.
+
+    A subclass says what the sentences are (`sentences`) and what they depend on (`source`). A
+    sentence that comes again is left out and counted: it would be its own negative.
+
+    Args:
+        task_name: what the one task is called.
+        batch_size: sentences per batch and device.
+        num_workers: processes that read and tokenise batches.
+        seed: of the order; the order is a function of seed and epoch.
+    """
+
+    def __init__(self, task_name: str, batch_size: int, num_workers: int, seed: int) -> None:
+        super().__init__(batch_size, num_workers, seed)
+        self.task_name = task_name
+        self._notes: list[str] = []
+
+    @property
+    def splits(self) -> set[str]:
+        """The splits that have sentences of their own."""
+        return set(SPLITS)
+
+    def sentences(self, split: Split) -> Iterator[str]:
+        """The sentences of a split, in a fixed order, read anew at each call."""
+        raise NotImplementedError
+
+    def source(self) -> dict[str, Any]:
+        """Everything that the sentences depend on, as JSON: part of the cache's fingerprint."""
+        raise NotImplementedError
+
+    def note(self, line: str) -> None:
+        """Keeps a line on the sentences just read, shown at each use of them."""
+        self._notes.append(line)
+
+    @override
+    def read_tasks(self) -> list[Task]:
+        folder, notes = self._cached("train")
+        if "validation" in self.splits:
+            train = ArrowExamples(folder)
+            validation = ArrowExamples(self._cached("validation")[0])
+        else:
+            held_out = validation_mask(np.load(folder / "query_ids.npy"))
+            train = ArrowExamples(folder, np.flatnonzero(~held_out))
+            validation = ArrowExamples(folder, np.flatnonzero(held_out))
+        return [Task(self.task_name, train, validation, notes=notes)]
+
+    def _cached(self, split: Split) -> tuple[Path, list[str]]:
+        recipe = {"format": _FORMAT, "source": self.source(), "split": split}
+
+        def write(folder: Path) -> None:
+            rank_zero_info(f"{type(self).__name__}: reading {split} sentences, once")
+            self._notes.clear()
+            write_candidates((Candidates(text, [], []) for text in self._distinct(split)), folder)
+            (folder / "notes.json").write_text(json.dumps(self._notes))
+
+        folder = cached_folder(f"sentences-{type(self).__name__}", recipe, write)
+        return folder, json.loads((folder / "notes.json").read_text())
+
+    def _distinct(self, split: Split) -> Iterator[str]:
+        seen: set[int] = set()
+        read = 0
+        for sentence in self.sentences(split):
+            read += 1
+            identity = text_id(sentence)
+            if identity not in seen:
+                seen.add(identity)
+                yield sentence
+        if read > len(seen):
+            self.note(f"{read - len(seen):,} of {read:,} sentences left out, which came before")
+
+
+class WikipediaSentences(Sentences):
+    """One sentence a line: the million that SimCSE was trained on, or any others.
+
+    Without a validation split about 1 % of the sentences is held out, at least 100 where there are
+    1,000 or more, chosen by a hash of the sentence.
+
+    Args:
+        path: a txt file with a sentence a line, a jsonl, csv, tsv or parquet file, a folder of
+            such files or a hub data set; SimCSE's Wikipedia sentences where not given.
+        subset: the hub data set's configuration.
+        column: the column that holds the sentence; not used for txt files.
+        max_rows: rows read of each split; all where not given.
+        batch_size: sentences per batch and device.
+        num_workers: processes that read and tokenise batches.
+        on_bad_row: what to do with a row that is null, empty, not a string or cannot be read.
+        seed: of the order; the order is a function of seed and epoch.
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        subset: str | None = None,
+        column: str = "text",
+        max_rows: int | None = None,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        on_bad_row: OnBadRow = "error",
+        seed: int = 0,
+    ) -> None:
+        super().__init__("wikipedia_sentences", batch_size, num_workers, seed)
+        if max_rows is not None and max_rows < 1:
+            raise UserError(f"--data.max_rows expects at least 1, but got {max_rows}.")
+        self.column = column
+        self.max_rows = max_rows
+        self.on_bad_row: OnBadRow = on_bad_row
+        self._source: TextSource
+        if path is None:
+            hub, file = WIKI1M
+            self._source = HubDataset(hub, None, column, streaming=False, data_files=file)
+        else:
+            self._source = open_source(path, subset, column, streaming=False)
+
+    @property
+    @override
+    def splits(self) -> set[str]:
+        return self._source.splits
+
+    @override
+    def sentences(self, split: Split) -> Iterator[str]:
+        rows = GoodTexts(islice(self._source.rows(split), self.max_rows), self.on_bad_row)
+        for sentence in rows:
+            yield sentence.strip()
+        if rows.skipped:
+            self.note(rows.summary)
+
+    @override
+    def source(self) -> dict[str, Any]:
+        return {
+            "rows": self._source.identity(),
+            "column": self.column,
+            "max_rows": self.max_rows,
+            "on_bad_row": self.on_bad_row,
+        }
+
+
+class PythonDocsSentences(Sentences):
+    """Sentences of the docstrings of `PythonDocs`; those of its held-out names are validation.
+
+    Args:
+        min_length: characters that a sentence has at least.
+        max_length: characters that it has at most.
+        batch_size: sentences per batch and device.
+        num_workers: processes that read and tokenise batches.
+        seed: of the order; the order is a function of seed and epoch.
+    """
+
+    def __init__(
+        self,
+        min_length: int = 20,
+        max_length: int = 300,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__("python_docs_sentences", batch_size, num_workers, seed)
+        if not 1 <= min_length <= max_length:
+            raise UserError(
+                f"--data.min_length and --data.max_length expect 1 <= min <= max, "
+                f"but got {min_length} and {max_length}."
+            )
+        self.min_length = min_length
+        self.max_length = max_length
+        self.docs = PythonDocs()
+
+    @override
+    def sentences(self, split: Split) -> Iterator[str]:
+        for docstring in self.docs.docstrings(split):
+            for sentence in sentences_of(docstring.text):
+                if self.min_length <= len(sentence) <= self.max_length:
+                    yield sentence
+
+    @override
+    def source(self) -> dict[str, Any]:
+        lengths = [self.min_length, self.max_length]
+        return {**self.docs.source(), "sentences": SENTENCES_FORMAT, "lengths": lengths}
+
+    def retrieval(self, num_queries: int = 800) -> RetrievalTask:
+        """The held-out summaries as queries, each with the one text that it was taken from."""
+        return self.docs.retrieval(num_queries)
