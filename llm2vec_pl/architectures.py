@@ -51,3 +51,10 @@ WINDOW_SIZES = (
     "local_attention",
 )
 """Configuration entries that limit how far, in tokens, an attention layer looks."""
+
+ATTENTION_DROPOUTS = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
+"""Configuration entries that hold the chance of an attention weight to be dropped."""
+
+FIXED_ATTENTION_DROPOUT = ("falcon", "persimmon")
+"""Architectures whose attention is not built with that: falcon's sdpa ignores it, persimmon's reads
+the configuration at each step, which must not keep what one stage of training wants."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from llm2vec_pl.attention import can_pack, lay_out, packed_states
 from llm2vec_pl.bidirectional import (
     accepts_position_ids,
     make_bidirectional,
@@ -20,7 +21,7 @@ from llm2vec_pl.bidirectional import (
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.head import head_logits, split_causal_lm
 from llm2vec_pl.influence import evaluating
-from llm2vec_pl.pooling import Pooling, pool
+from llm2vec_pl.pooling import Pooling, pool, pool_packed
 from llm2vec_pl.source import (
     locate,
     read_config,
@@ -29,9 +30,17 @@ from llm2vec_pl.source import (
     require_weights,
 )
 from llm2vec_pl.text import TextTokenizer, TokenBatch
+from llm2vec_pl.weights import random_weights as draw_weights
+from llm2vec_pl.weights import read_weights, require_attention_dropout
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
+
+TOKENS_AT_ONCE = 2048
+"""Tokens that `encode` sends through the decoder at once on a CPU: more fall out of its caches."""
+
+BATCHES_AHEAD = 16
+"""Batches whose texts `encode` tokenises together, to share them out by their lengths."""
 
 
 class Encoder(nn.Module):
@@ -56,6 +65,10 @@ class Encoder(nn.Module):
         dora: weight-decomposed LoRA (Liu et al. 2024).
         rslora: rank-stabilised scale, alpha / sqrt(rank) (Kalajdzievski 2023).
         attention: transformers' attention implementation; the architecture's best one if null.
+        attention_dropout: chance of an attention weight to be dropped in training, 0.3 in the
+            paper's SimCSE; the model's own if null.
+        padding_free: run the real tokens of a batch only, where the architecture can; the results
+            are the same. A compiled decoder runs padded batches, whose shapes recur.
         dtype: of the decoder's weights. A LoRA stays in float32.
         gradient_checkpointing: recompute activations in the backward pass: less memory, more time.
         compile: torch.compile the decoder: faster steps after a minute or more of compiling.
@@ -85,6 +98,8 @@ class Encoder(nn.Module):
         dora: bool = False,
         rslora: bool = False,
         attention: Attention | None = None,
+        attention_dropout: float | None = None,
+        padding_free: bool = True,
         dtype: Dtype = "float32",
         gradient_checkpointing: bool = False,
         compile: bool = False,
@@ -107,6 +122,10 @@ class Encoder(nn.Module):
             "rslora": rslora,
         }
         self.attention = attention
+        self.attention_dropout = attention_dropout
+        self.padding_free = padding_free and not compile
+        self.packs = False
+        self.notes: dict[str, Any] = {}
         self.dtype: Dtype = dtype
         self.gradient_checkpointing = gradient_checkpointing
         self.compile_decoder = compile
@@ -120,6 +139,7 @@ class Encoder(nn.Module):
         self.config = read_config(self.source, trust_remote_code)
         if bidirectional:
             refuse_unsupported(self.config)
+        require_attention_dropout(self.config, attention_dropout)
 
         tokenizer = read_tokenizer(self.source, trust_remote_code)
         self.text = TextTokenizer(tokenizer, max_length, template)
@@ -161,6 +181,7 @@ class Encoder(nn.Module):
             decoder = merge_adapters(decoder, self.adapters)
             for parameter in model.parameters():  # not the buffers: positions need float32
                 parameter.data = parameter.data.to(getattr(torch, self.dtype))
+        self.packs = self.padding_free and can_pack(decoder)
         if self.gradient_checkpointing:
             decoder.gradient_checkpointing_enable(
                 gradient_checkpointing_kwargs={"use_reentrant": False}
@@ -181,21 +202,22 @@ class Encoder(nn.Module):
     def hidden_states(self, batch: TokenBatch) -> Tensor:
         """The decoder's last hidden states.
 
+        Where the decoder packs, padding costs nothing and its states are 0. On a GPU that waits
+        once a batch, for the lengths of the texts.
+
         Args:
             batch: `input_ids` and `attention_mask`, each (B, L).
 
         Returns:
             (B, L, D), in the dtype of the computation.
         """
-        inputs = {"input_ids": batch["input_ids"]}
         mask = batch["attention_mask"]
-        # Without padding, attention without a mask is faster. To ask a GPU would be to wait for it.
-        if mask.is_cuda or not mask.all():
-            inputs["attention_mask"] = mask
-            if self._takes_position_ids:
-                inputs["position_ids"] = position_ids(mask)
-        states: Tensor = self.decoder(**inputs, use_cache=False).last_hidden_state
-        return states
+        texts = lay_out(mask) if self.packs else None
+        if texts is None:
+            return self._padded_states(batch)
+        packed = packed_states(self.decoder, batch["input_ids"], texts)  # (T, D)
+        states = packed.new_zeros(mask.numel(), packed.shape[-1])
+        return states.index_copy(0, texts.index, packed).view(*mask.shape, -1)
 
     def forward(self, batch: TokenBatch) -> Tensor:
         """The embeddings of a batch of texts.
@@ -206,7 +228,23 @@ class Encoder(nn.Module):
         Returns:
             (B, D) in float32, not normalised.
         """
-        return pool(self.hidden_states(batch), batch["pooling_mask"], self.pooling)
+        texts = lay_out(batch["attention_mask"]) if self.packs else None
+        if texts is None:
+            return pool(self._padded_states(batch), batch["pooling_mask"], self.pooling)
+        packed = packed_states(self.decoder, batch["input_ids"], texts)  # (T, D)
+        return pool_packed(packed, texts.index, batch["pooling_mask"], self.pooling)
+
+    def _padded_states(self, batch: TokenBatch) -> Tensor:
+        inputs = {"input_ids": batch["input_ids"]}
+        mask = batch["attention_mask"]
+        # Without padding, attention without a mask is faster. A decoder that packs gets here only
+        # then; of another, to ask a GPU would be to wait for it.
+        if not self.packs and (mask.is_cuda or not mask.all()):
+            inputs["attention_mask"] = mask
+            if self._takes_position_ids:
+                inputs["position_ids"] = position_ids(mask)
+        states: Tensor = self.decoder(**inputs, use_cache=False).last_hidden_state
+        return states
 
     def logits(self, states: Tensor) -> Tensor:
         """The language modelling head's logits: states (M, D) -> (M, V)."""
@@ -221,7 +259,8 @@ class Encoder(nn.Module):
             texts: N texts, or one.
             instruction: written right before each text and not pooled, as
                 "Retrieve the answer to the question: ".
-            batch_size: texts that go through the decoder at once.
+            batch_size: texts that go through the decoder at once, at most; on a CPU fewer where
+                they are long.
 
         Returns:
             (N, D) in float32 on the CPU, in the order of the texts, not normalised; (D,) for one.
@@ -241,11 +280,32 @@ class Encoder(nn.Module):
         embeddings = torch.empty(len(texts), self.config.hidden_size)
         # Texts of like length together: less padding.
         order = sorted(range(len(texts)), key=lambda i: len(str(texts[i])), reverse=True)
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            batch = self.text([texts[i] for i in rows], instruction)
-            embeddings[rows] = self({k: v.to(device) for k, v in batch.items()}).cpu()
+        for start in range(0, len(order), BATCHES_AHEAD * batch_size):
+            ahead = order[start : start + BATCHES_AHEAD * batch_size]
+            tokens = self.text([texts[i] for i in ahead], instruction)
+            lengths = tokens["attention_mask"].sum(dim=1)
+            for rows in self._share_out(lengths, batch_size, device):
+                longest = int(lengths[rows].max())
+                batch = {k: v[rows, :longest].to(device) for k, v in tokens.items()}
+                embeddings[[ahead[i] for i in rows]] = self(batch).cpu()
         return embeddings
+
+    def _share_out(
+        self, lengths: Tensor, batch_size: int, device: torch.device
+    ) -> Iterator[list[int]]:
+        """Rows for one batch after the other, the longest first."""
+        budget = TOKENS_AT_ONCE if device.type == "cpu" else float("inf")
+        batch: list[int] = []
+        tokens = 0  # of the batch, padding included where it is run
+        for row in lengths.argsort(descending=True).tolist():
+            more = int(lengths[row if self.packs or not batch else batch[0]])
+            if batch and (len(batch) == batch_size or tokens + more > budget):
+                yield batch
+                batch, tokens, more = [], 0, int(lengths[row])
+            batch.append(row)
+            tokens += more
+        if batch:
+            yield batch
 
     def settings(self) -> dict[str, Any]:
         """What `llm2vec_config.json` records: how a text becomes an embedding."""
@@ -256,6 +316,7 @@ class Encoder(nn.Module):
             "max_length": self.text.max_length,
             "template": self.text.template,
             "dtype": self.dtype,
+            **self.notes,
         }
 
     @classmethod
@@ -271,30 +332,16 @@ class Encoder(nn.Module):
         """
         settings = read_settings(locate(str(folder), overrides.get("revision")))
         known = {k: v for k, v in settings.items() if k in inspect.signature(cls).parameters}
-        return cls(str(folder), **{"lora_rank": 0, **known, **overrides}).load().eval()
+        encoder = cls(str(folder), **{"lora_rank": 0, **known, **overrides})
+        if encoder.source.folder:  # of ours: what else a stage has noted stays known
+            recorded = encoder.settings()
+            encoder.notes = {k: v for k, v in settings.items() if k not in recorded}
+        return encoder.load().eval()
 
     def _read_weights(self) -> Any:
-        from transformers import AutoModelForCausalLM
-
         dtype = getattr(torch, self.dtype)
-        try:
-            if self.random_weights:
-                return AutoModelForCausalLM.from_config(
-                    self.config,
-                    dtype=dtype,
-                    attn_implementation=self.attention,
-                    trust_remote_code=self.trust_remote_code,
-                )
-            return AutoModelForCausalLM.from_pretrained(
-                self.source.base,
-                revision=self.source.revision,
-                # Adapters are merged in full precision; the weights are cast afterwards.
-                dtype=torch.float32 if self.adapters else dtype,
-                attn_implementation=self.attention,
-                use_safetensors=True,
-                trust_remote_code=self.trust_remote_code,
-            )
-        except (ImportError, OSError, ValueError) as error:
-            raise UserError(
-                f"The weights of {self.source.base_name} could not be loaded: {error}"
-            ) from error
+        how = (self.attention, self.attention_dropout, self.trust_remote_code)
+        if self.random_weights:
+            return draw_weights(self.source, self.config, dtype, *how)
+        # Adapters are merged in full precision; the weights are cast afterwards.
+        return read_weights(self.source, torch.float32 if self.adapters else dtype, *how)

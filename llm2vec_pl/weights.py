@@ -1,0 +1,129 @@
+"""Where an encoder's weights come from: read from disk or the hub, or drawn at random."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
+
+from llm2vec_pl.architectures import ATTENTION_DROPOUTS, FIXED_ATTENTION_DROPOUT
+from llm2vec_pl.errors import UserError
+from llm2vec_pl.source import Source
+
+
+def read_weights(
+    source: Source,
+    dtype: torch.dtype,
+    attention: str | None = None,
+    attention_dropout: float | None = None,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """The causal language model with its weights, in evaluation mode.
+
+    Args:
+        source: where they lie.
+        dtype: of the weights.
+        attention: transformers' attention implementation; the architecture's best one if None.
+        attention_dropout: chance of an attention weight to be dropped; the model's own if None.
+        trust_remote_code: run modelling code that comes with the weights.
+
+    Raises:
+        UserError: if they cannot be read.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    place = {"revision": source.revision, "trust_remote_code": trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(source.base, **place)
+        own = _set_attention_dropout(config, attention_dropout)
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            source.base,
+            config=config,
+            dtype=dtype,
+            attn_implementation=attention,
+            use_safetensors=True,
+            **place,
+        )
+    except (ImportError, OSError, ValueError) as error:
+        raise _not_loaded(source, error) from error
+    return _forget_attention_dropout(model, own)
+
+
+def random_weights(
+    source: Source,
+    config: PretrainedConfig,
+    dtype: torch.dtype,
+    attention: str | None = None,
+    attention_dropout: float | None = None,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """A causal language model that knows nothing yet; arguments as those of `read_weights`."""
+    from transformers import AutoModelForCausalLM
+
+    config = copy.deepcopy(config)
+    own = _set_attention_dropout(config, attention_dropout)
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config,
+            dtype=dtype,
+            attn_implementation=attention,
+            trust_remote_code=trust_remote_code,
+        )
+    except (ImportError, OSError, ValueError) as error:
+        raise _not_loaded(source, error) from error
+    return _forget_attention_dropout(model, own)
+
+
+def require_attention_dropout(config: PretrainedConfig, dropout: float | None) -> None:
+    """Checks that attention can drop this share of its weights.
+
+    Args:
+        config: of the text decoder.
+        dropout: chance of an attention weight to be dropped; None asks for nothing.
+
+    Raises:
+        UserError: if it is no probability, or the architecture's attention drops nothing.
+    """
+    if dropout is not None and not 0.0 <= dropout < 1.0:
+        raise UserError(f"--encoder.attention_dropout lies in [0, 1), but got {dropout}.")
+    if dropout and _entry(config) is None:
+        raise UserError(
+            f"--encoder.attention_dropout {dropout}: the attention of {config.model_type} has no "
+            "dropout that its configuration sets. Leave it out, and drop inputs of the LoRA "
+            "instead: --encoder.lora_dropout."
+        )
+
+
+def _entry(config: PretrainedConfig) -> str | None:
+    """The configuration entry that holds the dropout of attention."""
+    if config.model_type in FIXED_ATTENTION_DROPOUT:
+        return None
+    return next((name for name in ATTENTION_DROPOUTS if hasattr(config, name)), None)
+
+
+def _set_attention_dropout(config: PretrainedConfig, dropout: float | None) -> dict[str, Any]:
+    """Writes the dropout where modules find it when they are built; returns what stood there."""
+    text = config.get_text_config(decoder=True)
+    name = _entry(text)
+    if dropout is None or name is None:
+        return {}
+    own = {name: getattr(text, name)}
+    setattr(text, name, dropout)
+    return own
+
+
+def _forget_attention_dropout(model: PreTrainedModel, own: dict[str, Any]) -> PreTrainedModel:
+    """Puts the configuration back: it is saved, and the next stage must not train by this one's."""
+    text: Any = type(model.config.get_text_config(decoder=True))
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        if type(config) is text:
+            for name, value in own.items():
+                setattr(config, name, value)
+    return model
+
+
+def _not_loaded(source: Source, error: Exception) -> UserError:
+    return UserError(f"The weights of {source.base_name} could not be loaded: {error}")
