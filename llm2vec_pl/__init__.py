@@ -11,10 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llm2vec_pl.bidirectional import check_bidirectional, make_bidirectional
-    from llm2vec_pl.data import Mixture, PythonDocs, Wikipedia
+    from llm2vec_pl.data import (
+        E5,
+        Mixture,
+        PythonDocs,
+        PythonDocsPairs,
+        PythonDocsSentences,
+        Wikipedia,
+        WikipediaSentences,
+    )
     from llm2vec_pl.encoder import Encoder
     from llm2vec_pl.errors import UserError
-    from llm2vec_pl.objectives import MNTP, CausalLM, Objective
+    from llm2vec_pl.objectives import MNTP, CausalLM, Contrastive, Objective
 
 __version__ = "0.1.0"
 
@@ -25,21 +33,31 @@ _MODULES = {
     "Objective": "objectives",
     "MNTP": "objectives",
     "CausalLM": "objectives",
+    "Contrastive": "objectives",
     "PythonDocs": "data",
     "Wikipedia": "data",
     "Mixture": "data",
+    "E5": "data",
+    "PythonDocsPairs": "data",
+    "PythonDocsSentences": "data",
+    "WikipediaSentences": "data",
     "UserError": "errors",
 }
 
 __all__ = [
+    "E5",
     "MNTP",
     "CausalLM",
+    "Contrastive",
     "Encoder",
     "Mixture",
     "Objective",
     "PythonDocs",
+    "PythonDocsPairs",
+    "PythonDocsSentences",
     "UserError",
     "Wikipedia",
+    "WikipediaSentences",
     "check_bidirectional",
     "make_bidirectional",
 ]

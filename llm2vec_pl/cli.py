@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,7 +29,7 @@ from llm2vec_pl import objectives
 from llm2vec_pl.cli_errors import explain
 from llm2vec_pl.console import RunProgressBar, silence_noise
 from llm2vec_pl.encoder import Encoder
-from llm2vec_pl.errors import UserError
+from llm2vec_pl.errors import UserError, fail, user_errors
 from llm2vec_pl.objectives import Objective
 from llm2vec_pl.run_folder import keep_best, save_run
 
@@ -57,12 +55,13 @@ class Command(LightningCLI):
         demo: Path | None = None,
     ) -> None:
         self.name = name
+        defaults = defaults or {}
         self.defaults = {
-            "model": _class_path(model),
-            "data": _class_path(data),
+            "model": _class_and_defaults(model, "model.", defaults),
+            "data": _class_and_defaults(data, "data.", defaults),
             "trainer.default_root_dir": f"runs/{name}",
             "trainer.num_sanity_val_steps": 0,
-            **(defaults or {}),
+            **{k: v for k, v in defaults.items() if not k.startswith(("model.", "data."))},
         }
         silence_noise()
         sys.path.insert(0, os.getcwd())  # for --model my_module.MyObjective
@@ -145,27 +144,6 @@ class Parser(LightningArgumentParser):
         fail(explain(message, sys.argv[1:], flags, classes))
 
 
-@contextmanager
-def user_errors() -> Iterator[None]:
-    """Turns a `UserError` into a message and exit code 2; a bug keeps its traceback."""
-    try:
-        yield
-    except ValueError as error:
-        # jsonargparse wraps what a constructor raises.
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, UserError):
-            cause = cause.__cause__
-        if cause is None:
-            raise
-        fail(cause)
-
-
-def fail(message: object) -> NoReturn:
-    """Prints what the user can put right and exits with code 2."""
-    print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(2)
-
-
 def _default_callbacks(options: dict[str, Any]) -> dict[type[Callback], Callback]:
     """By the kind of callback that takes the place of each."""
     callbacks: dict[type[Callback], Callback] = {}
@@ -188,8 +166,9 @@ def _as_list(callbacks: Any) -> list[Callback]:
     return callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []
 
 
-def _class_path(cls: type) -> dict[str, str]:
-    return {"class_path": f"{cls.__module__}.{cls.__qualname__}"}
+def _class_and_defaults(cls: type, prefix: str, defaults: dict[str, Any]) -> dict[str, Any]:
+    arguments = {k.removeprefix(prefix): v for k, v in defaults.items() if k.startswith(prefix)}
+    return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": arguments}
 
 
 def _exported(module: Any) -> list[type]:

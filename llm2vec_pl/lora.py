@@ -78,7 +78,7 @@ def merge_adapters(decoder: nn.Module, adapters: Iterable[str]) -> nn.Module:
             raise UserError(
                 f"The adapter {adapter} does not fit the decoder it is to be merged into: {error}"
             ) from error
-    return decoder
+    return decoder.requires_grad_(True)  # peft has frozen what it wrapped
 
 
 def _suffix(name: str) -> str:

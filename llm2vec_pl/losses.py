@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.utils.checkpoint import checkpoint
@@ -82,3 +84,154 @@ class _CrossEntropySum(torch.autograd.Function):
         probabilities = logits.sub_(normaliser[:, None]).exp_()  # (M, V)
         probabilities[torch.arange(len(targets), device=targets.device), targets] -= 1.0
         return probabilities.mul_(gradient), None
+
+
+class TextIds(NamedTuple):
+    """Which texts are the same: equal numbers, equal texts. All of int64."""
+
+    query: Tensor  # (B,)
+    positive: Tensor  # (B,)
+    negative: Tensor  # (N,)
+
+
+def info_nce(
+    queries: Tensor,
+    positives: Tensor,
+    negatives: Tensor | None = None,
+    temperature: float | Tensor = 0.05,
+    *,
+    in_batch: bool = True,
+    symmetric: bool = False,
+    query_index: Tensor | None = None,
+    ids: TextIds | None = None,
+    margin: float | None = None,
+    rows: slice | None = None,
+) -> Tensor:
+    """Each query is to find its positive among the candidates (van den Oord et al. 2018, eq. 4).
+
+    The candidates are the positives of all queries and all negatives; -log softmax of the cosine
+    similarities over the temperature, as in SimCSE (Gao et al. 2021, eq. 1 and 5).
+
+    Args:
+        queries: (B, D), of any length: they are normalised here.
+        positives: (B, D), in the order of the queries.
+        negatives: hard negatives, (N, D); any number a query.
+        temperature: what similarities are divided by.
+        in_batch: whether the other queries' positives and negatives are candidates too.
+        symmetric: also let each positive find its query among all queries, and take the mean.
+        query_index: the query that each negative belongs to, (N,); needed where `in_batch` is off.
+        ids: where given, a candidate that is the same text as a query or its positive is not held
+            against that query, nor is the positive of an equal query.
+        margin: where given, candidates that score above the positive's similarity minus this are
+            taken for false negatives and ignored.
+        rows: the queries (and positives) whose loss is computed, of a batch gathered from several
+            ranks; all if None.
+
+    Returns:
+        The mean over the rows, in nats: a scalar in float32.
+
+    Raises:
+        ValueError: if the numbers of rows do not fit, or nothing is left to tell a query from.
+
+    >>> texts = torch.eye(2)
+    >>> info_nce(texts, texts, temperature=1.0).item()  # -log(e / (e + 1))
+    0.31326165795326233
+    """
+    if symmetric and not in_batch:
+        raise ValueError("A symmetric loss compares with the batch: it needs in_batch.")
+    rows = rows or slice(len(queries))
+    forward = similarities(
+        queries,
+        positives,
+        negatives,
+        in_batch=in_batch,
+        query_index=query_index,
+        ids=ids,
+        margin=margin,
+        rows=rows,
+        temperature=temperature,
+    )
+    targets = torch.arange(len(queries), device=queries.device)[rows]
+    loss = F.cross_entropy(forward, targets)
+    if not symmetric:
+        return loss
+    swapped = ids and TextIds(ids.positive, ids.query, ids.negative[:0])
+    backward = similarities(
+        positives, queries, ids=swapped, margin=margin, rows=rows, temperature=temperature
+    )
+    return (loss + F.cross_entropy(backward, targets)) / 2
+
+
+def similarities(
+    queries: Tensor,
+    positives: Tensor,
+    negatives: Tensor | None = None,
+    *,
+    in_batch: bool = True,
+    query_index: Tensor | None = None,
+    ids: TextIds | None = None,
+    margin: float | None = None,
+    rows: slice | None = None,
+    temperature: float | Tensor = 1.0,
+) -> Tensor:
+    """Cosine similarity of each query with each candidate, -inf where one is not held against it.
+
+    Args: those of `info_nce`.
+
+    Returns:
+        (R, B + N) in float32 for R rows, over the temperature; query i's positive is candidate i.
+    """
+    _check_rows(queries, positives, negatives, in_batch, query_index)
+    rows = rows or slice(len(queries))
+    candidates = positives if negatives is None else torch.cat([positives, negatives])
+    # Autocast would multiply in half precision, where close candidates score the same.
+    with torch.autocast(queries.device.type, enabled=False):
+        unit = F.normalize(queries[rows].float(), dim=-1)  # (R, D)
+        scores = unit @ F.normalize(candidates.float(), dim=-1).T  # (R, B + N)
+    own = torch.arange(len(queries), device=scores.device)[rows, None]  # (R, 1)
+    ignored = torch.zeros_like(scores, dtype=torch.bool)
+    if ids is not None:
+        ignored |= _same_text(ids, rows)
+    if margin is not None:
+        ignored |= scores.detach() > scores.detach().gather(1, own) - margin
+    if not in_batch:
+        owners = torch.arange(len(positives), device=scores.device)
+        if query_index is not None:
+            owners = torch.cat([owners, query_index])
+        ignored |= owners != own
+    # After the division: the derivative of -inf / temperature is not a number.
+    return (scores / temperature).masked_fill(ignored.scatter(1, own, False), -torch.inf)
+
+
+def _same_text(ids: TextIds, rows: slice) -> Tensor:
+    """Which candidates are right answers as well, (R, B + N)."""
+    query, positive = ids.query[rows, None], ids.positive[rows, None]  # (R, 1)
+    candidates = torch.cat([ids.positive, ids.negative])
+    same = (candidates == query) | (candidates == positive)
+    same[:, : len(ids.query)] |= ids.query == query
+    return same
+
+
+def _check_rows(
+    queries: Tensor,
+    positives: Tensor,
+    negatives: Tensor | None,
+    in_batch: bool,
+    query_index: Tensor | None,
+) -> None:
+    if len(queries) != len(positives):
+        raise ValueError(
+            f"info_nce expects one positive per query, but got {len(queries)} queries and "
+            f"{len(positives)} positives."
+        )
+    owners = 0 if query_index is None else len(query_index)
+    wanted = 0 if negatives is None else len(negatives)
+    if owners != wanted and (owners or not in_batch):
+        raise ValueError(
+            f"info_nce expects the query_index of each negative, but got {owners} for {wanted}."
+        )
+    if not in_batch and not wanted:
+        raise ValueError(
+            "info_nce has nothing to tell the queries from: there are no hard negatives, and "
+            "in_batch is off."
+        )

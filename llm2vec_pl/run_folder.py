@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from llm2vec_pl.checkpoint import save_encoder
 from llm2vec_pl.objectives.base import Objective
+from llm2vec_pl.source import ENCODER
 
 
 def save_run(trainer: Trainer, recipe: str, config: Any) -> Path | None:
@@ -41,7 +42,8 @@ def save_run(trainer: Trainer, recipe: str, config: Any) -> Path | None:
         "metrics": metrics,
         "config": as_json(config),
     }
-    path = save_encoder(module.encoder, Path(folder) / "encoder", stage)
+    module.encoder.notes |= module.notes()
+    path = save_encoder(module.encoder, Path(folder) / ENCODER, stage)
     rank_zero_info(f"Wrote {path}: open it with Encoder.from_pretrained({str(path)!r}).")
     return path
 
@@ -59,12 +61,13 @@ def keep_best(trainer: Trainer, module: Objective, data: LightningDataModule) ->
     score = end.get(str(callback.monitor))
     if score is None:
         return
-    if callback.best_model_score is None or score <= callback.best_model_score:
+    best = callback.best_model_score
+    if best is None or (score <= best if callback.mode == "min" else score >= best):
         trainer.save_checkpoint(Path(callback.dirpath) / "best.ckpt", weights_only=False)
     else:
         checkpoint = torch.load(callback.best_model_path, map_location="cpu", weights_only=True)
         module.load_state_dict(checkpoint["state_dict"], strict=False)
-        trainer.callback_metrics[str(callback.monitor)] = callback.best_model_score
+        trainer.callback_metrics[str(callback.monitor)] = best
 
 
 def as_json(config: Any) -> Any:

@@ -16,6 +16,7 @@ from llm2vec_pl.errors import UserError
 SETTINGS = "llm2vec_config.json"
 LINEAGE = "lineage.json"
 EARLIER = "adapters"
+ENCODER = "encoder"  # the folder of a run that holds what it has trained
 TINY = Path(__file__).parent / "assets" / "tiny"
 
 
@@ -55,7 +56,8 @@ def locate(name: str, revision: str | None = None) -> Source:
     SimCSE or supervised): they are merged from the lowest to the highest.
 
     Args:
-        name: `tiny`, a folder, or a hub name; of a model or of an adapter.
+        name: `tiny`, a folder, or a hub name; of a model or of an adapter. A recipe's folder,
+            such as `runs/mntp`, stands for its newest run.
         revision: branch, tag or commit of a hub name.
 
     Raises:
@@ -65,7 +67,12 @@ def locate(name: str, revision: str | None = None) -> Source:
 
     if name == "tiny":
         return Source(str(TINY), None, (), str(TINY))
-    folder = Path(name).expanduser()
+    folder = newest_run(Path(name).expanduser())
+    if folder.parts[:1] == ("runs",) and not any(folder.glob("*config.json")):
+        raise UserError(
+            f"--encoder.model_name: there is no finished run in {name}. Train that stage first "
+            "(recipes/mntp.py leaves its own in runs/mntp), or name another start, as `tiny`."
+        )
     if folder.is_dir():
         name = str(folder.resolve())
     elif _looks_like_a_path(name):
@@ -77,6 +84,18 @@ def locate(name: str, revision: str | None = None) -> Source:
     if adapter_config is None:
         return Source(name, revision, (), name, folder if is_stage(folder) else None)
     return _follow(name, folder, json.loads(Path(adapter_config).read_text()))
+
+
+def newest_run(folder: Path) -> Path:
+    """The encoder that the newest run has left, in `runs/RECIPE` or `runs/RECIPE/version_N`.
+
+    Any other folder is the encoder itself.
+    """
+    if (folder / ENCODER).is_dir():
+        return folder / ENCODER
+    runs = [path.parent for path in folder.glob(f"version_*/{ENCODER}") if path.is_dir()]
+    numbered = {int(n): run for run in runs if (n := run.name.removeprefix("version_")).isdigit()}
+    return numbered[max(numbered)] / ENCODER if numbered else folder
 
 
 def is_stage(folder: Path) -> bool:

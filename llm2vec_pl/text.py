@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -180,3 +181,22 @@ def _inside(offsets: list[tuple[int, int]], special: list[int], start: int, end:
 def _some_token(tokenizer: PreTrainedTokenizerBase) -> int:
     known = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, 0)
     return next(token for token in known if token is not None)
+
+
+def join(batches: Sequence[TokenBatch]) -> TokenBatch:
+    """The rows of several token batches as one, padded to the longest.
+
+    >>> short, long = ({"input_ids": torch.ones(1, n)} for n in (1, 2))
+    >>> join([short, long])["input_ids"].tolist()
+    [[1.0, 0.0], [1.0, 1.0]]
+    """
+    length = max(batch["input_ids"].shape[1] for batch in batches)
+    return {
+        key: torch.cat([F.pad(b[key], (0, length - b[key].shape[1])) for b in batches])
+        for key in batches[0]
+    }
+
+
+def take(batch: TokenBatch, rows: Tensor, length: int) -> TokenBatch:
+    """Some rows of a right-padded batch, cut to a length: (R, length) each."""
+    return {key: value[rows, :length] for key, value in batch.items()}

@@ -124,3 +124,20 @@ def test_an_adapter_of_another_model_is_refused(llama_folder, tmp_path):
 def test_a_saved_folder_is_readable_by_others(llama_folder, tmp_path):
     folder = save_encoder(trained(llama_folder), tmp_path / "encoder")
     assert Path(folder).stat().st_mode & 0o700 == 0o700
+
+
+def test_three_stages_each_start_from_the_one_before(llama_folder, tmp_path):
+    """The third trains all weights, on top of two merged adapters."""
+    one = save_encoder(trained(llama_folder), tmp_path / "1", {"recipe": "mntp"})
+    two = save_encoder(trained(str(one)), tmp_path / "2", {"recipe": "simcse"})
+    encoder = trained(str(two), lora_rank=0)
+    assert encoder.adapters == [str(two / "adapters" / "0"), str(two)]
+    trainable = [p for n, p in encoder.decoder.named_parameters() if p.requires_grad]
+    assert len(trainable) == len(list(encoder.decoder.parameters()))
+    three = save_encoder(encoder, tmp_path / "3", {"recipe": "supervised"})
+    expected = encoder.eval().encode(TEXTS)
+    shutil.rmtree(one)
+    shutil.rmtree(two)
+    torch.testing.assert_close(Encoder.from_pretrained(three).encode(TEXTS), expected)
+    stages = json.loads((three / "lineage.json").read_text())["stages"]
+    assert [stage["recipe"] for stage in stages] == ["mntp", "simcse", "supervised"]

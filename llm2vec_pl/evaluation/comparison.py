@@ -6,7 +6,6 @@ from lightning.pytorch import LightningDataModule, Trainer
 from rich.console import Console
 from rich.table import Table
 
-from llm2vec_pl.data import PythonDocs
 from llm2vec_pl.evaluation.retrieval import evaluate_retrieval
 from llm2vec_pl.objectives import Objective
 
@@ -18,7 +17,8 @@ class Comparison:
 
     Args:
         trainer: runs the validation.
-        data: its validation split is measured; `PythonDocs` adds retrieval on held-out docs.
+        data: its validation split is measured; one with a `retrieval` task,
+            such as `PythonDocs`, adds that.
     """
 
     def __init__(self, trainer: Trainer, data: LightningDataModule) -> None:
@@ -35,7 +35,7 @@ class Comparison:
         """
         metrics = next(iter(self.trainer.validate(model, self.data, verbose=False)), {})
         row = {name.removeprefix("val/"): value for name, value in metrics.items()}
-        if isinstance(self.data, PythonDocs):
+        if hasattr(self.data, "retrieval"):
             row |= evaluate_retrieval(model.encoder, self.data.retrieval())
         self.rows[step] = {name: value for name, value in row.items() if _is_shown(name)}
 

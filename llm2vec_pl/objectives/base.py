@@ -99,10 +99,18 @@ class Objective(LightningModule):
         }
 
     def optimizer(self) -> Optimizer:
-        """AdamW; override it for another."""
+        """AdamW, which decays matrices only; override it for another."""
         trained = [p for p in self.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.dim() > 1], "weight_decay": self.weight_decay},
+            {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+        ]
         # Not fused: under mixed precision Lightning cannot clip the gradients of a fused one.
-        return torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=self.weight_decay)
+        return torch.optim.AdamW([g for g in groups if g["params"]], lr=self.learning_rate)
+
+    def notes(self) -> dict[str, Any]:
+        """What `llm2vec_config.json` says about the training, for those who use the encoder."""
+        return {}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the trained weights only: an adapter's size, not the model's."""

@@ -1,0 +1,260 @@
+"""STEP 3: contrastive learning. Texts that belong together come close, others move apart."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from llm2vec_pl.encoder import Encoder
+from llm2vec_pl.errors import UserError
+from llm2vec_pl.gather import gather_rows, row_counts, world
+from llm2vec_pl.losses import TextIds, info_nce, similarities
+from llm2vec_pl.objectives.base import Objective, Schedule
+from llm2vec_pl.text import TokenBatch, join, take
+
+# `query` and `positive`, B rows each, and `negative`, N rows, where there are any. Besides a token
+# batch's keys they may hold `text_id`, equal for equal texts, and `negative` holds `query_index`.
+ContrastiveBatch = dict[str, TokenBatch]
+
+LOWEST_TEMPERATURE = 0.01  # a learned one goes no lower (CLIP, Radford et al. 2021, section 2.5)
+
+
+class Texts(NamedTuple):
+    """The embedded texts of a batch, of one rank or of all."""
+
+    queries: Tensor  # (B, D)
+    positives: Tensor  # (B, D)
+    negatives: Tensor  # (N, D)
+    query_index: Tensor  # (N,)
+    ids: TextIds | None
+
+
+class Contrastive(Objective):
+    """SimCSE and supervised contrastive learning (LLM2Vec, sections 2.1 and 4.1).
+
+    The two differ in their data alone. In SimCSE (Gao et al. 2021) a sentence is its own positive,
+    seen through another dropout; supervised data brings positives and hard negatives. Negatives of
+    all ranks count, with exact gradients.
+
+    Args:
+        encoder: what is trained.
+        temperature: what cosine similarities are divided by; 0.05 for SimCSE, 0.02 for E5 data.
+        learn_temperature: train the temperature as well, from there.
+        in_batch_negatives: whether a query is also told from the other queries' texts.
+        symmetric: also let each positive find its query.
+        margin: candidates more similar than the positive's similarity minus this are taken for
+            false negatives; null takes none. Candidates of the same text always are.
+        chunk_size: texts whose activations exist at once. The backward pass computes them again:
+            the same gradient, the memory of one chunk, a third more time. Null: all.
+        matryoshka_dims: train the first so many dimensions of the embedding, each of these numbers
+            in turn, as embeddings of their own (Kusupati et al. 2022).
+        projection_dim: size of a linear layer with tanh between the embedding and the loss, as in
+            SimCSE's training; not part of the encoder that a run leaves. Null: none.
+        learning_rate: the highest, after warm-up.
+        warmup_steps: optimizer steps of linear warm-up; below 1, their share of all steps.
+        schedule: how the learning rate falls after that.
+        weight_decay: AdamW's.
+
+    Raises:
+        UserError: for numbers that make no sense together.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        temperature: float = 0.05,
+        learn_temperature: bool = False,
+        in_batch_negatives: bool = True,
+        symmetric: bool = False,
+        margin: float | None = None,
+        chunk_size: int | None = None,
+        matryoshka_dims: list[int] | None = None,
+        projection_dim: int | None = None,
+        learning_rate: float = 5e-5,
+        warmup_steps: float = 0.1,
+        schedule: Schedule = "linear",
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(encoder, learning_rate, warmup_steps, schedule, weight_decay)
+        self.in_batch_negatives = in_batch_negatives
+        self.symmetric = symmetric
+        self.margin = margin
+        self.chunk_size = chunk_size
+        size = projection_dim or encoder.config.hidden_size
+        self.dims = matryoshka_dims or [size]
+        self._check(temperature, size)
+        self._views_checked = False
+        self.log_temperature = nn.Parameter(
+            torch.tensor(temperature).log(), requires_grad=learn_temperature
+        )
+        self.projection: nn.Module = nn.Identity()
+        if projection_dim:
+            self.projection = nn.Sequential(
+                nn.Linear(encoder.config.hidden_size, projection_dim), nn.Tanh()
+            )
+
+    @property
+    def temperature(self) -> Tensor:
+        """What similarities are divided by."""
+        if not self.log_temperature.requires_grad:
+            return self.log_temperature.exp()
+        return self.log_temperature.exp().clamp(min=LOWEST_TEMPERATURE)
+
+    def loss(self, batch: ContrastiveBatch) -> Tensor:
+        """InfoNCE over the texts of all ranks, the mean over this rank's queries, in nats.
+
+        Under several ranks it is weighted by this rank's share of the queries, so that the
+        averaged gradient is that of one process with the whole batch.
+        """
+        texts, rows, share = gather(self.embed(batch))
+        losses = [
+            info_nce(
+                texts.queries[:, :dim],
+                texts.positives[:, :dim],
+                texts.negatives[:, :dim],
+                self.temperature,
+                symmetric=self.symmetric,
+                rows=rows,
+                **self._options(texts),
+            )
+            for dim in self.dims
+        ]
+        if self._trainer is not None:
+            self._log(texts, rows)
+        loss = torch.stack(losses).mean()
+        return loss * share if torch.is_grad_enabled() else loss
+
+    def embed(self, batch: ContrastiveBatch) -> Texts:
+        """The embeddings that the loss compares, all texts in one pass through the decoder."""
+        parts = [
+            {key: batch[part][key] for key in ("input_ids", "attention_mask", "pooling_mask")}
+            for part in ("query", "positive", "negative")
+            if part in batch
+        ]
+        if self.encoder.packs or self.chunk_size or world()[1] > 1:
+            embeddings = self.embed_rows(join(parts))
+        else:  # short queries should not be padded to the length of documents
+            embeddings = torch.cat([self.embed_rows(part) for part in parts])
+        rows = [len(part["input_ids"]) for part in parts]
+        queries, positives, *negatives = self.projection(embeddings).split(rows)
+        self._check_views(batch, queries, positives)
+        negative = batch.get("negative")
+        if negative is None:
+            index = torch.empty(0, dtype=torch.long, device=queries.device)
+            return Texts(queries, positives, queries[:0], index, self._ids(batch))
+        return Texts(queries, positives, negatives[0], negative["query_index"], self._ids(batch))
+
+    def embed_rows(self, batch: TokenBatch) -> Tensor:
+        """The embeddings of a token batch, (B, D), with the activations of a chunk at a time.
+
+        Ranks with fewer rows run as many passes as the others: under FSDP each pass gathers the
+        weights from all of them.
+        """
+        if self.chunk_size is None:
+            return self(batch)  # type: ignore[no-any-return]
+        lengths = batch["attention_mask"].sum(dim=1)
+        most = max(count for (count,) in row_counts(lengths))
+        passes = math.ceil(most / self.chunk_size)
+        order = lengths.argsort(descending=True)  # texts of like length together: less padding
+        chosen = torch.cat([order, order[-1:].expand(max(0, passes - len(order)))])
+        embeddings = []
+        for rows in chosen.tensor_split(passes):
+            chunk = take(batch, rows, int(lengths[rows[0]]))
+            embeddings.append(checkpoint(self, chunk, use_reentrant=False))
+        return torch.cat(embeddings)[order.argsort()]
+
+    def notes(self) -> dict[str, Any]:
+        """The temperature, and the instruction that each task's queries had."""
+        data = getattr(self._trainer, "datamodule", None)
+        instructions = {
+            task.name: list(task.instruction.texts) for task in getattr(data, "tasks", [])
+        }
+        return {"temperature": self.temperature.item(), "instructions": instructions}
+
+    def _ids(self, batch: ContrastiveBatch) -> TextIds | None:
+        if "text_id" not in batch["query"]:
+            return None
+        query, positive = batch["query"]["text_id"], batch["positive"]["text_id"]
+        negative = batch["negative"]["text_id"] if "negative" in batch else query[:0]
+        return TextIds(query, positive, negative)
+
+    def _check_views(self, batch: ContrastiveBatch, queries: Tensor, positives: Tensor) -> None:
+        """SimCSE without dropout learns nothing, silently. Asked only once."""
+        if self._views_checked or not self.training:
+            return
+        self._views_checked = True
+        texts = [batch[part]["input_ids"] for part in ("query", "positive")]
+        if torch.equal(*texts) and torch.equal(queries, positives):
+            raise UserError(
+                "Each sentence is its own positive, and both have the same embedding: without "
+                "dropout there is nothing to learn. Set --encoder.attention_dropout 0.3, as the "
+                "paper does, or --encoder.lora_dropout above 0."
+            )
+
+    def _options(self, texts: Texts) -> dict[str, Any]:
+        return {
+            "in_batch": self.in_batch_negatives,
+            "query_index": texts.query_index,
+            "ids": texts.ids,
+            "margin": self.margin,
+        }
+
+    @torch.no_grad()
+    def _log(self, texts: Texts, rows: slice) -> None:
+        scores = similarities(
+            texts.queries, texts.positives, texts.negatives, rows=rows, **self._options(texts)
+        )
+        own = torch.arange(len(texts.queries), device=scores.device)[rows]
+        kind, count = "train" if self.training else "val", len(own)
+        found = (scores.argmax(dim=-1) == own).float().mean()
+        negatives = scores.isfinite().sum(dim=-1).float().mean() - 1
+        self.log(f"{kind}/accuracy", found, batch_size=count, sync_dist=not self.training)
+        self.log(f"{kind}/negatives", negatives, batch_size=count, sync_dist=not self.training)
+        if self.log_temperature.requires_grad and self.training:
+            self.log("train/temperature", self.temperature)
+
+    def _check(self, temperature: float, size: int) -> None:
+        if not temperature > 0.0:
+            raise UserError(f"--model.temperature is above 0, but got {temperature}.")
+        if self.chunk_size is not None and self.chunk_size < 1:
+            raise UserError(
+                f"--model.chunk_size is at least 1 text, or null, but got {self.chunk_size}."
+            )
+        if self.symmetric and not self.in_batch_negatives:
+            raise UserError(
+                "--model.symmetric true compares each positive with the batch's queries: "
+                "it needs --model.in_batch_negatives true."
+            )
+        if not all(1 <= dim <= size for dim in self.dims):
+            raise UserError(
+                f"--model.matryoshka_dims lie between 1 and the embedding's size, {size}, "
+                f"but got {self.dims}."
+            )
+
+
+def gather(texts: Texts) -> tuple[Texts, slice, float]:
+    """The texts of all ranks, which queries are this rank's, and the weight of this rank's mean.
+
+    Ranks may hold different numbers of texts. The weights' mean over ranks is 1.
+    """
+    counts = row_counts(texts.queries, texts.negatives)
+    queries, negatives = zip(*counts, strict=True)
+    rank, ranks = world()
+    before = sum(queries[:rank])
+    rows = slice(before, before + queries[rank])
+    ids = texts.ids
+    if ids is not None:
+        counts_of_each = (queries, queries, negatives)
+        ids = TextIds(*map(gather_rows, ids, counts_of_each))
+    gathered = Texts(
+        gather_rows(texts.queries, queries),
+        gather_rows(texts.positives, queries),
+        gather_rows(texts.negatives, negatives),
+        gather_rows(texts.query_index + before, negatives),
+        ids,
+    )
+    return gathered, rows, queries[rank] * ranks / sum(queries)
