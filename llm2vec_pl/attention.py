@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -25,10 +25,13 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from llm2vec_pl.bidirectional import accepts_position_ids, is_causal_module, text_config
 from llm2vec_pl.influence import evaluating
+from llm2vec_pl.packing import PackedTexts, lay_out
 
 varlen_attn: Any = None
-with contextlib.suppress(ImportError):  # since torch 2.10
+with contextlib.suppress(ImportError):
     from torch.nn.attention.varlen import varlen_attn
+if varlen_attn and "enable_gqa" not in inspect.signature(varlen_attn).parameters:
+    varlen_attn = None  # an earlier torch, whose function took neither windows nor grouped queries
 
 FLASH = ("flash_attention_2", "flash_attention_3")
 PACKED = ("sdpa", *FLASH)
@@ -36,61 +39,6 @@ PACKED = ("sdpa", *FLASH)
 
 VARLEN_HEAD = 256
 """The largest head, in numbers, that the kernel behind `varlen_attn` takes."""
-
-
-@dataclass(frozen=True)
-class PackedTexts:
-    """Where the T real tokens of a padded batch (B, L) lie once its texts are laid end to end.
-
-    The shortest text comes first, so that texts of one length lie side by side.
-
-    Args:
-        groups: for each length, the shortest first: how many texts have it, and the length.
-        index: the place in the flattened batch (B * L,) of each token, (T,).
-        position_ids: the position of each token in its text, (T,).
-        boundaries: where each text begins and the last one ends, (B + 1,), int32.
-    """
-
-    groups: tuple[tuple[int, int], ...]
-    index: Tensor
-    position_ids: Tensor
-    boundaries: Tensor
-
-    @property
-    def longest(self) -> int:
-        """The length of the longest text, in tokens."""
-        return self.groups[-1][1]
-
-
-def lay_out(attention_mask: Tensor) -> PackedTexts | None:
-    """Where the real tokens of a batch go; None where there is no padding to leave out.
-
-    On a GPU this waits once, for the lengths of the texts.
-
-    Args:
-        attention_mask: 1 on real tokens, 0 on padding on whatever side, (B, L).
-
-    >>> texts = lay_out(torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 1]]))
-    >>> texts.groups, texts.index.tolist()
-    (((1, 1), (2, 3)), [3, 0, 1, 2, 6, 7, 8])
-    """
-    real = attention_mask.bool()
-    width, lengths = real.shape[1], real.sum(dim=1).tolist()
-    if min(lengths, default=width) == width or max(lengths) == 0:
-        return None
-    order = sorted((row for row, length in enumerate(lengths) if length), key=lengths.__getitem__)
-    ordered = torch.tensor([lengths[row] for row in order])  # (B,)
-    ends = ordered.cumsum(0)
-    rows = torch.tensor(order).repeat_interleave(ordered)  # (T,)
-    positions = torch.arange(len(rows)) - (ends - ordered).repeat_interleave(ordered)  # (T,)
-    rows, positions = rows.to(real.device), positions.to(real.device)
-    columns = (~real).byte().argsort(dim=1, stable=True)  # (B, L): those of real tokens first
-    return PackedTexts(
-        groups=tuple((len(list(same)), length) for length, same in groupby(ordered.tolist())),
-        index=rows * width + columns[rows, positions],
-        position_ids=positions,
-        boundaries=torch.cat([ends.new_zeros(1), ends]).to(real.device, torch.int32),
-    )
 
 
 def packed_states(decoder: nn.Module, input_ids: Tensor, texts: PackedTexts) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llm2vec_pl.attention import can_pack, lay_out, packed_states
+from llm2vec_pl.attention import can_pack, packed_states
 from llm2vec_pl.bidirectional import (
     accepts_position_ids,
     make_bidirectional,
@@ -21,6 +21,7 @@ from llm2vec_pl.bidirectional import (
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.head import head_logits, split_causal_lm
 from llm2vec_pl.influence import evaluating
+from llm2vec_pl.packing import lay_out, share_out
 from llm2vec_pl.pooling import Pooling, pool, pool_packed
 from llm2vec_pl.source import (
     locate,
@@ -37,7 +38,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
 
 TOKENS_AT_ONCE = 2048
-"""Tokens that `encode` sends through the decoder at once on a CPU: more fall out of its caches."""
+"""Tokens that `encode` sends through the decoder at once on a CPU: more are hardly faster."""
 
 BATCHES_AHEAD = 16
 """Batches whose texts `encode` tokenises together, to share them out by their lengths."""
@@ -277,35 +278,18 @@ class Encoder(nn.Module):
     @torch.inference_mode()
     def _encode(self, texts: list[str], instruction: str, batch_size: int) -> Tensor:
         device = next(self.parameters()).device
+        budget = TOKENS_AT_ONCE if device.type == "cpu" else float("inf")
         embeddings = torch.empty(len(texts), self.config.hidden_size)
         # Texts of like length together: less padding.
         order = sorted(range(len(texts)), key=lambda i: len(str(texts[i])), reverse=True)
         for start in range(0, len(order), BATCHES_AHEAD * batch_size):
             ahead = order[start : start + BATCHES_AHEAD * batch_size]
             tokens = self.text([texts[i] for i in ahead], instruction)
-            lengths = tokens["attention_mask"].sum(dim=1)
-            for rows in self._share_out(lengths, batch_size, device):
-                longest = int(lengths[rows].max())
-                batch = {k: v[rows, :longest].to(device) for k, v in tokens.items()}
+            lengths = tokens["attention_mask"].sum(dim=1).tolist()
+            for rows in share_out(lengths, batch_size, budget, padded=not self.packs):
+                batch = {k: v[rows, : lengths[rows[0]]].to(device) for k, v in tokens.items()}
                 embeddings[[ahead[i] for i in rows]] = self(batch).cpu()
         return embeddings
-
-    def _share_out(
-        self, lengths: Tensor, batch_size: int, device: torch.device
-    ) -> Iterator[list[int]]:
-        """Rows for one batch after the other, the longest first."""
-        budget = TOKENS_AT_ONCE if device.type == "cpu" else float("inf")
-        batch: list[int] = []
-        tokens = 0  # of the batch, padding included where it is run
-        for row in lengths.argsort(descending=True).tolist():
-            more = int(lengths[row if self.packs or not batch else batch[0]])
-            if batch and (len(batch) == batch_size or tokens + more > budget):
-                yield batch
-                batch, tokens, more = [], 0, int(lengths[row])
-            batch.append(row)
-            tokens += more
-        if batch:
-            yield batch
 
     def settings(self) -> dict[str, Any]:
         """What `llm2vec_config.json` records: how a text becomes an embedding."""

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from llm2vec_pl.bidirectional import check_bidirectional
+from llm2vec_pl.checkpoint import save_encoder
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import UserError
 
@@ -105,6 +106,81 @@ def test_batch_and_padding_change_no_embedding(llama_folder, pooling):
     together = encoder.encode(TEXTS)
     alone = torch.stack([encoder.encode(text) for text in TEXTS])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+
+
+def tokens_run(encoder, run):
+    """How many tokens, padding among them, go through the decoder."""
+    counts = []
+    hook = encoder.decoder.get_input_embeddings().register_forward_hook(
+        lambda module, inputs, output: counts.append(inputs[0].numel())
+    )
+    run()
+    hook.remove()
+    return counts
+
+
+@pytest.mark.parametrize("run", ["hidden_states", "forward"])
+def test_only_real_tokens_go_through_the_decoder(encoder, run):
+    batch = encoder.text(TEXTS)
+    real, padded = int(batch["attention_mask"].sum()), batch["input_ids"].numel()
+    assert real < padded
+    assert tokens_run(encoder, lambda: getattr(encoder, run)(batch)) == [real]
+
+
+@pytest.mark.parametrize("flags", [{"padding_free": False}, {"attention": "eager"}])
+def test_a_padded_batch_runs_whole_where_texts_are_not_packed(llama_folder, flags):
+    encoder = Encoder(llama_folder, **flags).load()
+    batch = encoder.text(TEXTS)
+    assert tokens_run(encoder, lambda: encoder(batch)) == [batch["input_ids"].numel()]
+
+
+def test_a_compiled_decoder_runs_padded_batches(llama_folder, monkeypatch):
+    monkeypatch.setattr(nn.Module, "compile", lambda *args, **kwargs: None)
+    encoder = Encoder(llama_folder, compile=True).load()
+    batch = encoder.text(TEXTS)
+    assert tokens_run(encoder, lambda: encoder(batch)) == [batch["input_ids"].numel()]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "weighted_mean", "last", "first"])
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_embeddings_are_those_of_padded_batches(llama_folder, pooling, bidirectional):
+    options = {"pooling": pooling, "bidirectional": bidirectional, "lora_rank": 0}
+    packed, padded = (
+        Encoder(llama_folder, padding_free=p, **options).load() for p in (True, False)
+    )
+    batch = packed.text(TEXTS, "an instruction: ")
+    assert packed.packs
+    torch.testing.assert_close(packed(batch), padded(batch), atol=1e-5, rtol=0)
+
+
+def test_embeddings_in_bfloat16_are_near_those_in_float32(llama_folder):
+    embeddings = [
+        Encoder(llama_folder, lora_rank=0, dtype=dtype).encode(TEXTS)
+        for dtype in ("float32", "bfloat16")
+    ]
+    assert torch.cosine_similarity(*embeddings).min() > 0.999
+
+
+@pytest.mark.parametrize("padding_free", [True, False])
+def test_encode_keeps_to_its_batch_size_and_on_a_cpu_to_its_tokens(
+    llama_folder, padding_free, monkeypatch
+):
+    encoder = Encoder(llama_folder, padding_free=padding_free)
+    texts = [f"{'word ' * (i % 7)}text {i}" for i in range(50)]
+    expected = encoder.encode(texts)
+    assert max(tokens_run(encoder, lambda: encoder.encode(texts, batch_size=2))) <= 2 * 20
+    monkeypatch.setattr("llm2vec_pl.encoder.TOKENS_AT_ONCE", 30)
+    monkeypatch.setattr("llm2vec_pl.encoder.BATCHES_AHEAD", 1)
+    few = tokens_run(encoder, lambda: encoder.encode(texts))
+    assert len(few) > 10
+    assert max(few) <= 30
+    torch.testing.assert_close(encoder.encode(texts), expected, atol=1e-5, rtol=0)
+
+
+def test_what_an_earlier_stage_noted_stays_known(encoder, tmp_path):
+    encoder.notes["temperature"] = 0.05
+    stage = save_encoder(encoder, tmp_path / "stage")
+    assert Encoder.from_pretrained(stage).settings()["temperature"] == 0.05
 
 
 def test_embeddings_come_in_the_order_of_the_texts(encoder):

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm2vec_pl.pooling import pool
+from llm2vec_pl.pooling import pool, pool_packed
 
 STATES = torch.tensor([[[1.0], [2.0], [4.0], [8.0]]])  # (1, 4, 1)
 
@@ -31,6 +31,17 @@ def test_a_mean_lies_between_the_states_it_averages(mask):
         embedding = pool(states, torch.tensor([mask]), pooling)[0]
         assert (embedding <= marked.amax(0) + 1e-6).all()
         assert (embedding >= marked.amin(0) - 1e-6).all()
+
+
+@pytest.mark.parametrize("pooling", ["mean", "weighted_mean", "last", "first"])
+@given(data=st.data())
+def test_states_laid_end_to_end_pool_as_in_their_batch(pooling, data):
+    rows = st.lists(st.booleans(), min_size=5, max_size=5).filter(any)
+    mask = torch.tensor(data.draw(st.lists(rows, min_size=1, max_size=4))).long()
+    states = torch.randn(len(mask), 5, 3, generator=torch.Generator().manual_seed(0))
+    index = torch.tensor(data.draw(st.permutations(range(mask.numel()))))
+    packed = pool_packed(states.flatten(0, 1)[index], index, mask, pooling)
+    torch.testing.assert_close(packed, pool(states, mask, pooling))
 
 
 def test_nan_in_the_padding_stays_there():
