@@ -1,11 +1,11 @@
-"""The head's memory: a vocabulary of 128k must not decide it. Each measurement has its own process."""
+"""Peak memory: neither the vocabulary nor the batch decides it. Each measurement has a process."""
 
 import subprocess
 import sys
 
 import pytest
 
-PROGRAM = """
+HEAD = """
 import resource, sys, torch
 from torch import nn
 import torch.nn.functional as F
@@ -33,7 +33,7 @@ print(peak() - before, loss.item())
 
 def megabytes_and_loss(how: str) -> tuple[float, float]:
     output = subprocess.run(
-        [sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=True
+        [sys.executable, "-c", HEAD, how], capture_output=True, text=True, check=True
     ).stdout
     megabytes, loss = output.split()
     return float(megabytes), float(loss)
@@ -47,3 +47,33 @@ def test_the_head_adds_at_most_300_megabytes_where_the_plain_way_adds_gigabytes(
     assert ours <= 300
     assert plain > 1500
     assert loss == pytest.approx(expected, abs=1e-5)
+
+
+BATCH = """
+import resource, sys, torch
+from llm2vec_pl import Contrastive, Encoder
+torch.manual_seed(0)
+torch.set_num_threads(2)
+pairs = int(sys.argv[1])
+module = Contrastive(Encoder("tiny", lora_dropout=0.0), chunk_size=32)
+module.configure_model()
+ids = torch.randint(5, 8000, (pairs, 16))
+ones = torch.ones_like(ids)
+part = {"input_ids": ids, "attention_mask": ones, "pooling_mask": ones}
+module.loss({"query": part, "positive": {**part, "input_ids": ids.flip(1)}}).backward()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def megabytes(pairs: int) -> float:
+    output = subprocess.run(
+        [sys.executable, "-c", BATCH, str(pairs)], capture_output=True, text=True, check=True
+    ).stdout
+    return float(output)
+
+
+@pytest.mark.slow
+def test_in_chunks_a_batch_of_2048_costs_what_one_of_64_does():
+    small, large = megabytes(64), megabytes(2048)
+    print(f"64 pairs {small:.0f} MB, 2,048 pairs {large:.0f} MB")
+    assert large <= 1.3 * small
