@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
     from typing_extensions import Self
 
+    from llm2vec_pl.encoder import Encoder
+
 
 class TextBlocks(LightningDataModule):
     """Running text as blocks of `max_length` tokens, tokenised once and read from disk.
@@ -68,13 +70,16 @@ class TextBlocks(LightningDataModule):
         """Everything the texts depend on, as JSON: part of the cache's fingerprint."""
         raise NotImplementedError
 
-    def attach(self, tokenizer: PreTrainedTokenizerFast) -> Self:
-        """Gives the tokenizer, for use without a trainer.
+    def attach(self, encoder: Encoder | PreTrainedTokenizerFast) -> Self:
+        """Gives the tokenizer, or an encoder that has it, for use without a trainer.
 
         Returns:
-            This data module, so that `data.attach(tokenizer).setup()` reads well.
+            This data module, so that `data.attach(encoder).setup()` reads well.
         """
-        self._tokenizer = tokenizer
+        from llm2vec_pl.encoder import Encoder
+
+        is_encoder = isinstance(encoder, Encoder)
+        self._tokenizer = cast(Any, encoder).tokenizer if is_encoder else cast(Any, encoder)
         return self
 
     @property
@@ -90,7 +95,7 @@ class TextBlocks(LightningDataModule):
         encoder = getattr(module, "encoder", None)
         if encoder is None:
             raise UserError(
-                f"{type(self).__name__} has no tokenizer. Call attach(tokenizer), "
+                f"{type(self).__name__} has no tokenizer. Call attach(encoder), "
                 "or give it to a Trainer together with a module that has an encoder."
             )
         return cast("PreTrainedTokenizerFast", encoder.tokenizer)

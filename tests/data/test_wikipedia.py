@@ -239,7 +239,7 @@ def test_a_stream_writes_nothing_and_holds_a_buffer(folder: Path, cache: Path, t
 
 
 def test_without_a_tokenizer_the_error_says_how_to_give_one(folder: Path) -> None:
-    with pytest.raises(UserError, match=r"attach\(tokenizer\)"):
+    with pytest.raises(UserError, match=r"attach\(encoder\)"):
         Wikipedia(str(folder)).setup()
 
 
