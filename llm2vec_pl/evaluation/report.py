@@ -9,6 +9,7 @@ from llm2vec_pl.checkpoint import write_json
 Rows = dict[str, dict[str, float]]  # step -> metric -> value
 
 LOW_IS_GOOD = ("alignment", "uniformity")
+ONLY_IN_THE_FILE = ("recall@10", "recall@100", "mrr@10")  # a terminal has no room for more
 
 
 def report(rows: Rows, folder: Path) -> None:
@@ -24,8 +25,9 @@ def report(rows: Rows, folder: Path) -> None:
 
 
 def columns(rows: Rows) -> list[str]:
-    """The metrics, in the order in which they come up."""
-    return list(dict.fromkeys(name for row in rows.values() for name in row))
+    """The metrics that are shown, in the order in which they come up."""
+    names = dict.fromkeys(name for row in rows.values() for name in row)
+    return [name for name in names if name not in ONLY_IN_THE_FILE]
 
 
 def print_table(rows: Rows, title: str = "From decoder to encoder: what each step brought") -> None:
