@@ -54,7 +54,7 @@ BATCH = """
 import resource, sys, torch
 from llm2vec_pl import Contrastive, Encoder
 torch.manual_seed(0)
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 pairs = int(sys.argv[1])
 module = Contrastive(Encoder("tiny", lora_dropout=0.0), chunk_size=32)
 module.configure_model()
