@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 
 from llm2vec_pl.data.batches import ResumableLoader, TaskBatches, TaskRows
 from llm2vec_pl.data.contrastive_batch import Task, TextBatch, TextBatches, Tokenised
+from llm2vec_pl.data.encoder_data import EncoderData
 from llm2vec_pl.data.splits import SPLITS, Split
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.text import TextTokenizer
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
-    from llm2vec_pl.encoder import Encoder
-
-
-class ContrastiveData(LightningDataModule):
+class ContrastiveData(EncoderData):
     """Batches of a query, a positive and negatives, each batch of one task, across all ranks.
 
     A subclass says what the tasks are (`read_tasks`).
@@ -45,38 +39,15 @@ class ContrastiveData(LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.tasks: list[Task] = []
-        self._text: TextTokenizer | None = None
 
     def read_tasks(self) -> list[Task]:
         """The tasks with their examples; read from a cache where reading takes long."""
         raise NotImplementedError(f"{type(self).__name__} does not define read_tasks().")
 
-    def attach(self, encoder: Encoder | TextTokenizer) -> Self:
-        """Gives the tokenizer, for use without a trainer.
-
-        Returns:
-            This data module, so that `data.attach(encoder).setup()` reads well.
-        """
-        self._text = encoder if isinstance(encoder, TextTokenizer) else encoder.text
-        return self
-
     @property
     def text(self) -> TextTokenizer:
-        """The tokenizer of the module being trained, or the one attached.
-
-        Raises:
-            UserError: there is neither.
-        """
-        if self._text is not None:
-            return self._text
-        module = self.trainer.lightning_module if self.trainer else None
-        encoder = getattr(module, "encoder", None)
-        if encoder is None:
-            raise UserError(
-                f"{type(self).__name__} has no tokenizer. Call attach(encoder), "
-                "or give it to a Trainer together with a module that has an encoder."
-            )
-        text: TextTokenizer = encoder.text
+        """The tokenizer of the module being trained, or the one attached."""
+        text: TextTokenizer = getattr(self.attached, "text", self.attached)
         return text
 
     def prepare_data(self) -> None:
@@ -120,16 +91,6 @@ class ContrastiveData(LightningDataModule):
             seed=self.seed,
             shuffle=split == "train",
         )
-
-    @property
-    def rank(self) -> int:
-        """Of this process among all that train; 0 without a trainer."""
-        return self.trainer.global_rank if self.trainer else 0
-
-    @property
-    def world_size(self) -> int:
-        """Processes that train; 1 without a trainer."""
-        return self.trainer.world_size if self.trainer else 1
 
     def _loader(self, split: Split) -> ResumableLoader:
         # It would put a sampler in the place of ours.

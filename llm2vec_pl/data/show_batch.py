@@ -70,7 +70,7 @@ class ShowBatch:
             data.setup()
             self._show_contrastive(data, split, batches, task)
         elif isinstance(data, TextBlocks):
-            data.attach(self.encoder.tokenizer).prepare_data()  # type: ignore[arg-type]
+            data.attach(self.encoder).prepare_data()
             data.setup()
             loader = data.train_dataloader() if split == "train" else data.val_dataloader()
             for number, batch in enumerate(islice(loader, batches)):

@@ -10,25 +10,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from llm2vec_pl.data.blocks import Blocks, collate_blocks, pack, tokenise, write_blocks
 from llm2vec_pl.data.cache import cached_folder
+from llm2vec_pl.data.encoder_data import EncoderData
 from llm2vec_pl.data.splits import SPLITS, Split
 from llm2vec_pl.data.streaming import StreamedBlocks
 from llm2vec_pl.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-    from typing_extensions import Self
-
-    from llm2vec_pl.encoder import Encoder
 
 
-class TextBlocks(LightningDataModule):
+class TextBlocks(EncoderData):
     """Running text as blocks of `max_length` tokens, tokenised once and read from disk.
 
     A subclass says what the texts are (`texts`) and what they depend on (`source`).
@@ -59,7 +56,6 @@ class TextBlocks(LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.blocks: dict[Split, Dataset[Any]] = {}
-        self._tokenizer: PreTrainedTokenizerFast | None = None
         self._notes: list[str] = []
 
     def texts(self, split: Split) -> Iterator[str]:
@@ -70,35 +66,10 @@ class TextBlocks(LightningDataModule):
         """Everything the texts depend on, as JSON: part of the cache's fingerprint."""
         raise NotImplementedError
 
-    def attach(self, encoder: Encoder | PreTrainedTokenizerFast) -> Self:
-        """Gives the tokenizer, or an encoder that has it, for use without a trainer.
-
-        Returns:
-            This data module, so that `data.attach(encoder).setup()` reads well.
-        """
-        from llm2vec_pl.encoder import Encoder
-
-        is_encoder = isinstance(encoder, Encoder)
-        self._tokenizer = cast(Any, encoder).tokenizer if is_encoder else cast(Any, encoder)
-        return self
-
     @property
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        """The tokenizer of the module being trained, or the one attached.
-
-        Raises:
-            UserError: there is neither.
-        """
-        if self._tokenizer is not None:
-            return self._tokenizer
-        module = self.trainer.lightning_module if self.trainer else None
-        encoder = getattr(module, "encoder", None)
-        if encoder is None:
-            raise UserError(
-                f"{type(self).__name__} has no tokenizer. Call attach(encoder), "
-                "or give it to a Trainer together with a module that has an encoder."
-            )
-        return cast("PreTrainedTokenizerFast", encoder.tokenizer)
+        """The tokenizer of the module being trained, or the one attached."""
+        return cast("PreTrainedTokenizerFast", getattr(self.attached, "tokenizer", self.attached))
 
     def prepare_data(self) -> None:
         """Writes the cache, where it is not there yet; once on each node."""
@@ -122,16 +93,6 @@ class TextBlocks(LightningDataModule):
     def note(self, line: str) -> None:
         """Keeps a line on the texts just read, such as rows skipped; shown at each use of them."""
         self._notes.append(line)
-
-    @property
-    def rank(self) -> int:
-        """Of this process among all that train; 0 without a trainer."""
-        return self.trainer.global_rank if self.trainer else 0
-
-    @property
-    def world_size(self) -> int:
-        """Processes that train; 1 without a trainer."""
-        return self.trainer.world_size if self.trainer else 1
 
     def _cached_blocks(self) -> Path:
         recipe = {

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from lightning.pytorch import LightningDataModule, Trainer
-from rich.console import Console
-from rich.table import Table
 
+from llm2vec_pl.evaluation.report import print_table
 from llm2vec_pl.evaluation.retrieval import evaluate_retrieval
 from llm2vec_pl.objectives import Objective
-
-_RETRIEVAL = ("ndcg@10", "recall@1")  # a table has no room for more
 
 
 class Comparison:
@@ -37,22 +34,9 @@ class Comparison:
         row = {name.removeprefix("val/"): value for name, value in metrics.items()}
         if hasattr(self.data, "retrieval"):
             row |= evaluate_retrieval(model.encoder, self.data.retrieval())
-        self.rows[step] = {name: value for name, value in row.items() if _is_shown(name)}
+        self.rows[step] = dict(sorted(row.items(), key=lambda item: item[0] != "loss"))
 
     def print(self) -> None:
         """Prints the table, on the first rank."""
-        if not self.trainer.is_global_zero:
-            return
-        columns = list(dict.fromkeys(name for row in self.rows.values() for name in row))
-        columns.sort(key=lambda name: name != "loss")  # the loss first
-        table = Table("step", title="What each step brought, on held-out text")
-        for name in columns:
-            table.add_column(name, justify="right")
-        for step, row in self.rows.items():
-            table.add_row(step, *(f"{row[name]:.3f}" if name in row else "" for name in columns))
-        Console().print(table)
-
-
-def _is_shown(metric: str) -> bool:
-    *_, name = metric.split("/")
-    return "@" not in name or name in _RETRIEVAL
+        if self.trainer.is_global_zero:
+            print_table(self.rows, "What each step brought, on held-out text")

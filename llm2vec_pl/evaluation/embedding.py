@@ -6,11 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from llm2vec_pl.encoder import Encoder
-from llm2vec_pl.gather import world
+from llm2vec_pl.gather import gather_rows, world
 from llm2vec_pl.influence import evaluating
 
 Embed = Callable[[Sequence[str], str], Tensor]
@@ -65,7 +64,9 @@ def encode_on_all_ranks(
             own = _share(shared, rank, ranks)
             batch = encoder.text([texts[i] for i in own], instruction)
             embedded = encoder({key: value.to(device) for key, value in batch.items()})
-            passes.append(_gather(embedded.float(), ranks)[: len(shared)].cpu())
+            gathered = gather_rows(embedded.float(), [len(own)] * ranks)  # rank after rank
+            dealt = gathered.unflatten(0, (ranks, len(own))).transpose(0, 1).flatten(0, 1)
+            passes.append(dealt[: len(shared)].cpu())
     embeddings = torch.empty(len(texts), passes[0].shape[1], dtype=torch.float32)
     embeddings[order] = torch.cat(passes)
     return embeddings
@@ -75,10 +76,3 @@ def _share(texts: list[int], rank: int, ranks: int) -> list[int]:
     """Every `ranks`-th text, and the last text again where others have one more."""
     own = texts[rank::ranks]
     return own + texts[-1:] * (math.ceil(len(texts) / ranks) - len(own))
-
-
-def _gather(rows: Tensor, ranks: int) -> Tensor:
-    """The rows (B, D) of all ranks in the order they were dealt out, (B * ranks, D)."""
-    parts = [torch.empty_like(rows) for _ in range(ranks)]
-    dist.all_gather(parts, rows.contiguous())
-    return torch.stack(parts, dim=1).flatten(0, 1)

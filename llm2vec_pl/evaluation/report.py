@@ -27,7 +27,7 @@ def report(rows: Rows, folder: Path) -> None:
 def columns(rows: Rows) -> list[str]:
     """The metrics that are shown, in the order in which they come up."""
     names = dict.fromkeys(name for row in rows.values() for name in row)
-    return [name for name in names if name not in ONLY_IN_THE_FILE]
+    return [name for name in names if name.split("/")[-1] not in ONLY_IN_THE_FILE]
 
 
 def print_table(rows: Rows, title: str = "From decoder to encoder: what each step brought") -> None:
@@ -40,9 +40,14 @@ def print_table(rows: Rows, title: str = "From decoder to encoder: what each ste
     for name in names:
         table.add_column(name, justify="right")
     for step, row in rows.items():
-        digits = {name: 1 if name == "minutes" else 3 for name in names}
-        table.add_row(step, *(f"{row[n]:.{digits[n]}f}" if n in row else "" for n in names))
+        table.add_row(step, *(_cell(row, name) for name in names))
     Console().print(table)
+
+
+def _cell(row: dict[str, float], name: str) -> str:
+    if name not in row:
+        return ""
+    return f"{row[name]:.1f}" if name == "minutes" else f"{row[name]:.3f}"
 
 
 def plot(rows: Rows, file: Path) -> None:

@@ -1,0 +1,59 @@
+"""What every data module knows of the training it serves: the encoder's tokenizer, the ranks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch import LightningDataModule
+
+from llm2vec_pl.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+    from typing_extensions import Self
+
+    from llm2vec_pl.encoder import Encoder
+    from llm2vec_pl.text import TextTokenizer
+
+
+class EncoderData(LightningDataModule):
+    """A data module whose texts are tokenised as the encoder being trained does it."""
+
+    _attached: Encoder | TextTokenizer | PreTrainedTokenizerBase | None = None
+
+    def attach(self, encoder: Encoder | TextTokenizer | PreTrainedTokenizerBase) -> Self:
+        """Gives the encoder or its tokenizer, for use without a trainer.
+
+        Returns:
+            This data module, so that `data.attach(encoder).setup()` reads well.
+        """
+        self._attached = encoder
+        return self
+
+    @property
+    def attached(self) -> Any:
+        """What was attached, or the encoder of the module being trained.
+
+        Raises:
+            UserError: there is neither.
+        """
+        if self._attached is not None:
+            return self._attached
+        module = self.trainer.lightning_module if self.trainer else None
+        encoder = getattr(module, "encoder", None)
+        if encoder is None:
+            raise UserError(
+                f"{type(self).__name__} has no tokenizer. Call attach(encoder), "
+                "or give it to a Trainer together with a module that has an encoder."
+            )
+        return encoder
+
+    @property
+    def rank(self) -> int:
+        """Of this process among all that train; 0 without a trainer."""
+        return self.trainer.global_rank if self.trainer else 0
+
+    @property
+    def world_size(self) -> int:
+        """Processes that train; 1 without a trainer."""
+        return self.trainer.world_size if self.trainer else 1
