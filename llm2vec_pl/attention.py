@@ -26,6 +26,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from llm2vec_pl.bidirectional import accepts_position_ids, is_causal_module, text_config
 from llm2vec_pl.influence import evaluating
 from llm2vec_pl.packing import PackedTexts, lay_out
+from llm2vec_pl.sharding import forget_unfinished_pass
 
 varlen_attn: Any = None
 with contextlib.suppress(ImportError):
@@ -252,7 +253,7 @@ def can_pack(decoder: nn.Module) -> bool:
     is told. Convolutions and recurrences run on from one text into the next.
 
     Args:
-        decoder: with its weights, on any device and in any dtype; not yet sharded.
+        decoder: with its weights, on any device and in any dtype; of a sharded one, on all ranks.
     """
     config: Any = text_config(decoder)
     if config._attn_implementation not in PACKED or not accepts_position_ids(decoder):
@@ -273,6 +274,7 @@ def can_pack(decoder: nn.Module) -> bool:
             packed = packed_states(decoder, ids, texts)
     # Whatever goes wrong: modelling code that does not expect such a mask fails in its own way.
     except Exception:
+        forget_unfinished_pass(decoder)
         return False
     expected = padded.flatten(0, 1)[texts.index]  # (T, D)
     error = (packed - expected).float().norm() / expected.float().norm()

@@ -28,6 +28,7 @@ from llm2vec_pl.architectures import (
 )
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.influence import decoder_layers, evaluating, influence_fault, token_influence
+from llm2vec_pl.sharding import backward_within_forward
 
 MaskFunction = Callable[[Any, Any, Any, Any], Any]
 
@@ -214,7 +215,7 @@ def check_bidirectional(model: nn.Module, *, length: int = 8, padding: int = 3) 
 
     Args:
         model: the decoder, with or without head and peft wrapper, on any device and in any dtype;
-            not yet sharded.
+            of a sharded one, on all ranks at once.
         length: tokens of the text; fewer if the attention's windows are narrower.
         padding: padding tokens beside it.
 
@@ -245,7 +246,7 @@ def check_bidirectional(model: nn.Module, *, length: int = 8, padding: int = 3) 
 def layer_faults(model: nn.Module, attention_mask: Tensor) -> list[str]:
     """What is wrong in which layers, for one text with this mask (L,)."""
     layers = decoder_layers(model)
-    with evaluating(model):
+    with evaluating(model), backward_within_forward(model):
         influences = token_influence(
             lambda: model(**probe_inputs(model, attention_mask), use_cache=False),
             layers,

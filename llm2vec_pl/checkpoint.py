@@ -14,20 +14,30 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from llm2vec_pl.errors import UserError
+from llm2vec_pl.sharding import gathered_state, is_sharded
 from llm2vec_pl.source import EARLIER, LINEAGE, SETTINGS, read_json
 
 if TYPE_CHECKING:
     from llm2vec_pl.encoder import Encoder
 
 
-def save_encoder(encoder: Encoder, folder: str | Path, stage: dict[str, Any] | None = None) -> Path:
+def save_encoder(
+    encoder: Encoder,
+    folder: str | Path,
+    stage: dict[str, Any] | None = None,
+    weights: dict[str, Tensor] | None = None,
+) -> Path:
     """Writes a loaded encoder to a folder, which appears whole or not at all.
 
     Args:
         encoder: with its weights.
         folder: where to; one that exists is replaced.
         stage: what to add to the lineage: objective, configuration, data, steps, metrics.
+        weights: the state of `encoder.decoder`, or of `encoder.causal_lm` without a LoRA, where
+            this process does not hold it (`saved_weights`).
 
     Returns:
         The folder.
@@ -41,7 +51,7 @@ def save_encoder(encoder: Encoder, folder: str | Path, stage: dict[str, Any] | N
     try:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
-        _write(encoder, unfinished, stage)
+        _write(encoder, unfinished, stage, weights)
         _replace(folder, unfinished)
     except OSError as error:
         raise UserError(f"The encoder could not be written to {folder}: {error}.") from error
@@ -50,14 +60,33 @@ def save_encoder(encoder: Encoder, folder: str | Path, stage: dict[str, Any] | N
     return folder
 
 
-def _write(encoder: Encoder, folder: Path, stage: dict[str, Any] | None) -> None:
+def saved_weights(encoder: Encoder) -> dict[str, Tensor] | None:
+    """What `save_encoder` needs of a sharded encoder; every rank must ask for it.
+
+    Returns:
+        Whole weights on rank 0, those of the adapter only where there is one; None of an encoder
+        that each process holds whole.
+    """
+    if not is_sharded(encoder):
+        return None
     if encoder.lora_rank:
-        encoder.decoder.save_pretrained(folder)  # type: ignore[operator]
+        return gathered_state(encoder.decoder, trained_only=True)
+    return gathered_state(encoder.causal_lm)
+
+
+def _write(
+    encoder: Encoder,
+    folder: Path,
+    stage: dict[str, Any] | None,
+    weights: dict[str, Tensor] | None,
+) -> None:
+    if encoder.lora_rank:
+        encoder.decoder.save_pretrained(folder, state_dict=weights)  # type: ignore[operator]
         (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
         for i, adapter in enumerate(encoder.adapters):
             _copy_adapter(adapter, folder / EARLIER / str(i))
     else:
-        encoder.causal_lm.save_pretrained(folder)
+        encoder.causal_lm.save_pretrained(folder, state_dict=weights)
     encoder.tokenizer.save_pretrained(folder)
     write_json(folder / SETTINGS, encoder.settings())
     write_json(folder / LINEAGE, _lineage(encoder, stage))

@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import (
     ProgressBar,
 )
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from llm2vec_pl import data as data_modules
@@ -31,7 +31,13 @@ from llm2vec_pl.console import RunProgressBar, silence_noise
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import UserError, fail, user_errors
 from llm2vec_pl.objectives import Objective
-from llm2vec_pl.run_folder import keep_best, save_run
+from llm2vec_pl.runs.checkpoint_files import CheckpointFiles
+from llm2vec_pl.runs.checkpoints import Checkpoints
+from llm2vec_pl.runs.failures import no_process_left, out_of_memory
+from llm2vec_pl.runs.finite import FiniteGradients
+from llm2vec_pl.runs.folder import keep_best, save_run
+from llm2vec_pl.runs.resume import find_checkpoint, run_loggers
+from llm2vec_pl.runs.self_check import SelfCheck
 
 
 class Command(LightningCLI):
@@ -87,7 +93,20 @@ class Command(LightningCLI):
         """Adds `--encoder.*` and `--resume`, and sets the recipe's defaults."""
         parser.add_class_arguments(Encoder, "encoder")
         parser.link_arguments("encoder", "model.init_args.encoder", apply_on="instantiate")
-        parser.add_argument("--resume", type=str | None, default=None, help="a checkpoint's path")
+        parser.add_argument(
+            "--resume",
+            type=str | None,
+            default=None,
+            help="go on with a run: `last` for the newest (or a new one where there is none yet), "
+            "a checkpoint's path or a run's folder",
+        )
+        parser.add_class_arguments(Checkpoints, "checkpoint", instantiate=False)
+        parser.add_argument(
+            "--checkpoint.asynchronous",
+            type=bool,
+            default=False,
+            help="write checkpoints while the next steps run",
+        )
         parser.set_defaults(self.defaults)
 
     def instantiate_classes(self) -> None:
@@ -101,12 +120,17 @@ class Command(LightningCLI):
         What the user sets, by flag or in a file, takes the place of what is added here.
         """
         options = self._get(self.config_init, "trainer")
+        root = options["default_root_dir"]
+        self.resume_from = find_checkpoint(self.config["resume"], Path(root))
+        self.config["resume"] = None  # the run's config.yaml is for new runs
         if options["logger"] in (None, True):
-            root = options["default_root_dir"]
-            tensorboard = TensorBoardLogger(root, name=None)
-            kwargs["logger"] = [CSVLogger(root, name="", version=tensorboard.version), tensorboard]
+            kwargs["logger"] = run_loggers(root, self.resume_from)
+        checkpoint = dict(self.config["checkpoint"])
+        files = CheckpointFiles()
+        writer = AsyncCheckpointIO(files) if checkpoint.pop("asynchronous") else files
+        kwargs["plugins"] = [*_as_list(options["plugins"]), writer]
         given = _as_list(options["callbacks"])
-        defaults = _default_callbacks(options).items()
+        defaults = _default_callbacks(options, checkpoint).items()
         added = [c for kind, c in defaults if not any(isinstance(g, kind) for g in given)]
         kwargs["callbacks"] = [*given, *added]
         try:
@@ -128,8 +152,8 @@ class Command(LightningCLI):
         Returns:
             The folder with the encoder; None on all ranks but the first.
         """
-        with user_errors():
-            self.trainer.fit(self.model, self.datamodule, ckpt_path=self.config["resume"])
+        with user_errors(), no_process_left(self.trainer), out_of_memory():
+            self.trainer.fit(self.model, self.datamodule, ckpt_path=self.resume_from)
             keep_best(self.trainer, self.model, self.datamodule)
             return save_run(self.trainer, self.name, self.config)
 
@@ -144,12 +168,16 @@ class Parser(LightningArgumentParser):
         fail(explain(message, sys.argv[1:], flags, classes))
 
 
-def _default_callbacks(options: dict[str, Any]) -> dict[type[Callback], Callback]:
+def _default_callbacks(
+    options: dict[str, Any], checkpoint: dict[str, Any]
+) -> dict[type[Callback], Callback]:
     """By the kind of callback that takes the place of each."""
-    callbacks: dict[type[Callback], Callback] = {}
+    callbacks: dict[type[Callback], Callback] = {
+        SelfCheck: SelfCheck(),
+        FiniteGradients: FiniteGradients(),
+    }
     if options["enable_checkpointing"] is not False:
-        best_and_last = ModelCheckpoint(monitor="val/loss", filename="best", save_last=True)
-        callbacks[ModelCheckpoint] = best_and_last
+        callbacks[ModelCheckpoint] = Checkpoints(**checkpoint)
     if options["logger"] is not False:
         callbacks[LearningRateMonitor] = LearningRateMonitor(logging_interval="step")
     if options["enable_progress_bar"] is not False:
@@ -162,8 +190,8 @@ def _is_demo() -> bool:
     return flags.isdisjoint({"-c", "--config", "--encoder", "--encoder.model_name"})
 
 
-def _as_list(callbacks: Any) -> list[Callback]:
-    return callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []
+def _as_list(given: Any) -> list[Any]:
+    return given if isinstance(given, list) else [given] if given else []
 
 
 def _class_and_defaults(cls: type, prefix: str, defaults: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,8 @@ NOISE = (
     r".*`gradient_checkpointing_enable` is deprecated.*",
     r".*isinstance\(treespec, LeafSpec\).*",
     r".*does not have many workers.*",
+    r".*Experiment logs directory .* exists and is not empty.*",  # of a run that is resumed
+    r".*Checkpoint directory .* exists and is not empty.*",
 )
 
 

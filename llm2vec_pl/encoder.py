@@ -9,20 +9,24 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llm2vec_pl.attention import can_pack, packed_states
+from llm2vec_pl.attention import packed_states
 from llm2vec_pl.bidirectional import (
     accepts_position_ids,
-    make_bidirectional,
     position_ids,
     refuse_unsupported,
+    text_config,
 )
 from llm2vec_pl.errors import UserError
-from llm2vec_pl.head import head_logits, split_causal_lm
+from llm2vec_pl.head import head_logits
 from llm2vec_pl.influence import evaluating
+from llm2vec_pl.loading import load_parts
 from llm2vec_pl.packing import lay_out, share_out
 from llm2vec_pl.pooling import Pooling, pool, pool_packed
+from llm2vec_pl.quantisation import Quantization
+from llm2vec_pl.sharding import is_sharded
 from llm2vec_pl.source import (
     locate,
     read_config,
@@ -31,8 +35,7 @@ from llm2vec_pl.source import (
     require_weights,
 )
 from llm2vec_pl.text import TextTokenizer, TokenBatch
-from llm2vec_pl.weights import random_weights as draw_weights
-from llm2vec_pl.weights import read_weights, require_attention_dropout
+from llm2vec_pl.weights import require_attention_dropout
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
@@ -65,6 +68,8 @@ class Encoder(nn.Module):
         lora_dropout: chance of an input of the LoRA to be dropped.
         dora: weight-decomposed LoRA (Liu et al. 2024).
         rslora: rank-stabilised scale, alpha / sqrt(rank) (Kalajdzievski 2023).
+        quantization: keep the frozen weights in 4 ("nf4") or 8 bits ("int8") and train a LoRA on
+            them (QLoRA); null keeps them as `dtype` says.
         attention: transformers' attention implementation; the architecture's best one if null.
         attention_dropout: chance of an attention weight to be dropped in training, 0.3 in the
             paper's SimCSE; the model's own if null.
@@ -98,6 +103,7 @@ class Encoder(nn.Module):
         lora_dropout: float = 0.05,
         dora: bool = False,
         rslora: bool = False,
+        quantization: Quantization | None = None,
         attention: Attention | None = None,
         attention_dropout: float | None = None,
         padding_free: bool = True,
@@ -113,10 +119,16 @@ class Encoder(nn.Module):
                 "--encoder.random_weights true trains from scratch, where a LoRA learns little. "
                 "Set --encoder.lora_rank 0."
             )
+        if random_weights and quantization:
+            raise UserError(
+                f"--encoder.quantization {quantization} rounds weights that are there: it does not "
+                "go with --encoder.random_weights true."
+            )
         self.bidirectional = bidirectional
         self.pooling: Pooling = pooling
         self.lora_rank = lora_rank
-        self._lora: dict[str, Any] = {
+        self.quantization: Quantization | None = quantization
+        self.lora_options: dict[str, Any] = {
             "alpha": lora_alpha,
             "dropout": lora_dropout,
             "dora": dora,
@@ -155,10 +167,15 @@ class Encoder(nn.Module):
         """Whether the weights are there."""
         return hasattr(self, "decoder")
 
-    def load(self) -> Encoder:
+    def load(self, mesh: DeviceMesh | None = None, device: torch.device | None = None) -> Encoder:
         """Brings the weights: decoder, step 1, earlier adapters, new LoRA; in training mode.
 
         A second call does nothing, so that Lightning may call it as often as it likes.
+
+        Args:
+            mesh: the ranks among which the decoder is shared out (FSDP2), each reading its own
+                rows of the weights; each has all of it if None.
+            device: where sharded and quantised weights go; others stay on the CPU.
 
         Returns:
             The encoder itself.
@@ -168,35 +185,12 @@ class Encoder(nn.Module):
         """
         if self.is_loaded:
             return self
-        model = self._read_weights()
-        if self.bidirectional:
-            make_bidirectional(model)
-        decoder: Any
-        decoder, self.lm_head = split_causal_lm(model)
-        self.config = decoder.config.get_text_config()
+        parts = load_parts(self, mesh, device)
         # The whole model, for saving; not registered, since its parts are.
-        self.__dict__["causal_lm"] = model
-        if self.adapters:
-            from llm2vec_pl.lora import merge_adapters  # peft takes seconds to import
-
-            decoder = merge_adapters(decoder, self.adapters)
-            for parameter in model.parameters():  # not the buffers: positions need float32
-                parameter.data = parameter.data.to(getattr(torch, self.dtype))
-        self.packs = self.padding_free and can_pack(decoder)
-        if self.gradient_checkpointing:
-            decoder.gradient_checkpointing_enable(
-                gradient_checkpointing_kwargs={"use_reentrant": False}
-            )
-        if self.lora_rank:
-            from llm2vec_pl.lora import add_lora
-
-            decoder = add_lora(decoder, self.source.base, self.lora_rank, **self._lora)
-        if not self.random_weights and not model.config.get_text_config().tie_word_embeddings:
-            self.lm_head.requires_grad_(False)
-        if self.compile_decoder:
-            decoder.compile(dynamic=False)
-        self.decoder = decoder
-        self._takes_position_ids = accepts_position_ids(model)
+        self.__dict__["causal_lm"] = parts.causal_lm
+        self.decoder, self.lm_head, self.packs = parts.decoder, parts.lm_head, parts.packs
+        self.config = text_config(parts.decoder)
+        self._takes_position_ids = accepts_position_ids(parts.causal_lm)
         # from_pretrained leaves evaluation mode, in which nothing is dropped.
         return self.train()
 
@@ -272,14 +266,15 @@ class Encoder(nn.Module):
         if isinstance(texts, str):
             return self.encode([texts], instruction, batch_size)[0]
         self.load()
-        with evaluating(self):
+        # Weights that FSDP2 has gathered in inference mode could not be trained afterwards.
+        grad_free = torch.no_grad() if is_sharded(self) else torch.inference_mode()
+        with evaluating(self), grad_free:
             return self._encode(list(texts), instruction, batch_size)
 
-    @torch.inference_mode()
     def _encode(self, texts: list[str], instruction: str, batch_size: int) -> Tensor:
         device = next(self.parameters()).device
         budget = TOKENS_AT_ONCE if device.type == "cpu" else float("inf")
-        embeddings = torch.empty(len(texts), self.config.hidden_size)
+        embeddings = torch.empty(len(texts), self.config.hidden_size, dtype=torch.float32)
         # Texts of like length together: less padding.
         order = sorted(range(len(texts)), key=lambda i: len(str(texts[i])), reverse=True)
         for start in range(0, len(order), BATCHES_AHEAD * batch_size):
@@ -321,11 +316,3 @@ class Encoder(nn.Module):
             recorded = encoder.settings()
             encoder.notes = {k: v for k, v in settings.items() if k not in recorded}
         return encoder.load().eval()
-
-    def _read_weights(self) -> Any:
-        dtype = getattr(torch, self.dtype)
-        how = (self.attention, self.attention_dropout, self.trust_remote_code)
-        if self.random_weights:
-            return draw_weights(self.source, self.config, dtype, *how)
-        # Adapters are merged in full precision; the weights are cast afterwards.
-        return read_weights(self.source, torch.float32 if self.adapters else dtype, *how)

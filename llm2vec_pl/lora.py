@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -60,7 +62,8 @@ def add_lora(
         use_dora=dora,
         use_rslora=rslora,
     )
-    return get_peft_model(decoder, config)
+    with _real_weights(decoder):
+        return get_peft_model(decoder, config)
 
 
 def merge_adapters(decoder: nn.Module, adapters: Iterable[str]) -> nn.Module:
@@ -79,6 +82,29 @@ def merge_adapters(decoder: nn.Module, adapters: Iterable[str]) -> nn.Module:
                 f"The adapter {adapter} does not fit the decoder it is to be merged into: {error}"
             ) from error
     return decoder.requires_grad_(True)  # peft has frozen what it wrapped
+
+
+@contextlib.contextmanager
+def _real_weights(decoder: nn.Module) -> Iterator[None]:
+    """Weights on the meta device stand on the CPU inside, as one number each in all places.
+
+    peft puts an adapter on the device of its weight: of one on the meta device, nothing would be
+    left. Drawn on the CPU, it has the same numbers as on a decoder that has its weights.
+    """
+    weights = {
+        module: weight
+        for module in decoder.modules()
+        if (weight := module._parameters.get("weight")) is not None and weight.is_meta
+    }
+    for module, weight in weights.items():
+        stand_in = torch.zeros((), dtype=weight.dtype).expand(weight.shape)
+        module._parameters["weight"] = nn.Parameter(stand_in, requires_grad=False)
+    try:
+        yield
+    finally:
+        for module, weight in weights.items():
+            weight.requires_grad = False
+            module._parameters["weight"] = weight
 
 
 def _suffix(name: str) -> str:

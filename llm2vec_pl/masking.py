@@ -50,7 +50,13 @@ def mask_tokens(
         raise ValueError(f"mask_probability lies in (0, 1], but got {mask_probability}.")
 
     def noise() -> Tensor:
-        return torch.rand(input_ids.shape, generator=generator, device=input_ids.device)
+        # In float32 whatever --trainer.precision: a bfloat16 has steps of 1 / 256 here.
+        return torch.rand(
+            input_ids.shape,
+            generator=generator,
+            device=input_ids.device,
+            dtype=torch.float32,
+        )
 
     chosen = maskable.bool() & (noise() < mask_probability)  # (B, L)
     chosen[:, 0] = False

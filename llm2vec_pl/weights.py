@@ -6,6 +6,8 @@ import copy
 from typing import Any
 
 import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from llm2vec_pl.architectures import ATTENTION_DROPOUTS, FIXED_ATTENTION_DROPOUT
@@ -19,6 +21,8 @@ def read_weights(
     attention: str | None = None,
     attention_dropout: float | None = None,
     trust_remote_code: bool = False,
+    quantization: Any = None,
+    device: torch.device | None = None,
 ) -> PreTrainedModel:
     """The causal language model with its weights, in evaluation mode.
 
@@ -28,6 +32,8 @@ def read_weights(
         attention: transformers' attention implementation; the architecture's best one if None.
         attention_dropout: chance of an attention weight to be dropped; the model's own if None.
         trust_remote_code: run modelling code that comes with the weights.
+        quantization: transformers' configuration of it, if any.
+        device: where quantised weights go; others are read onto the CPU.
 
     Raises:
         UserError: if they cannot be read.
@@ -35,6 +41,7 @@ def read_weights(
     from transformers import AutoConfig, AutoModelForCausalLM
 
     place = {"revision": source.revision, "trust_remote_code": trust_remote_code}
+    quantised = {"quantization_config": quantization, "device_map": {"": device}}
     try:
         config = AutoConfig.from_pretrained(source.base, **place)
         own = _set_attention_dropout(config, attention_dropout)
@@ -44,6 +51,7 @@ def read_weights(
             dtype=dtype,
             attn_implementation=attention,
             use_safetensors=True,
+            **(quantised if quantization else {}),
             **place,
         )
     except (ImportError, OSError, ValueError) as error:
@@ -74,6 +82,44 @@ def random_weights(
     except (ImportError, OSError, ValueError) as error:
         raise _not_loaded(source, error) from error
     return _forget_attention_dropout(model, own)
+
+
+def empty_weights(source: Source, dtype: torch.dtype, *how: Any) -> PreTrainedModel:
+    """The causal language model without memory for its weights: parameters on the meta device.
+
+    Buffers are real. It is in training mode; arguments as those of `read_weights`.
+    """
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(
+        source.base, revision=source.revision, trust_remote_code=how[-1] if how else False
+    )
+    with init_empty_weights(include_buffers=False):
+        model = random_weights(source, config, dtype, *how)
+    model.tie_weights()  # each use has got a parameter of its own
+    return model
+
+
+def cast_weights(encoder: nn.Module, dtype: torch.dtype) -> None:
+    """Casts an encoder's weights in place: the frozen ones, or all where none is frozen beside.
+
+    Buffers stay as they are, since positions need float32, and so do sharded weights, which have
+    been cast as they were read.
+
+    Args:
+        encoder: with its weights.
+        dtype: floating.
+    """
+    decoder: Any = getattr(encoder, "decoder", None)
+    adapted = hasattr(decoder, "peft_config")
+    for p in encoder.parameters():
+        if (
+            p.is_floating_point()
+            and not isinstance(p, DTensor)
+            and not (adapted and p.requires_grad)
+        ):
+            p.data = p.data.to(dtype)
 
 
 def require_attention_dropout(config: PretrainedConfig, dropout: float | None) -> None:

@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset
-from torch.utils.data.distributed import DistributedSampler
+from torch.utils.data import Dataset
+from typing_extensions import override
 
 from llm2vec_pl.data.examples import text_id
-from llm2vec_pl.errors import UserError
+from llm2vec_pl.data.resumable import ResumableBatches
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,8 +61,8 @@ def _rows_per_epoch(task: TaskRows) -> int:
     return max(1, round(size * task.weight)) if size and task.weight > 0 else 0
 
 
-class TaskBatches(DistributedSampler[TaskBatch]):
-    """Draws batches of one task each; a function of seed, epoch, rank and number of ranks.
+class TaskBatches(ResumableBatches):
+    """Draws batches of one task each. Positions are numbers of global batches.
 
     Each rank takes every n-th row of a global batch, so that all have a share of the same task and
     of like lengths, as many batches, and numbers of rows that differ by one at most. What is left
@@ -91,16 +90,10 @@ class TaskBatches(DistributedSampler[TaskBatch]):
         seed: int = 0,
         shuffle: bool = True,
     ) -> None:
-        # A DistributedSampler, with one process too: Lightning leaves it alone and sets its epoch.
         super().__init__(dataset, num_replicas=world_size, rank=rank, shuffle=shuffle, seed=seed)
         self.tasks = tasks if shuffle else [task._replace(weight=1.0) for task in tasks]
         self.global_batch_size = batch_size * world_size
-        self.least = max(2, world_size)
-        self.start = 0  # the first batch of the next pass; then 0 again
-
-    def __len__(self) -> int:
-        """Batches of an epoch, the same in each."""
-        return sum(self._batches_of(task) for task in self.tasks)
+        self.least = min(max(2, world_size), self.global_batch_size)
 
     @property
     def left_over(self) -> dict[str, int]:
@@ -108,97 +101,49 @@ class TaskBatches(DistributedSampler[TaskBatch]):
         rows = {task.name: _rows_per_epoch(task) % self.global_batch_size for task in self.tasks}
         return {name: count for name, count in rows.items() if 0 < count < self.least}
 
-    def __iter__(self) -> Iterator[TaskBatch]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[TaskBatch]:
         start, self.start = self.start, 0
-        epoch, seed = (self.epoch, self.seed) if self.shuffle else (0, 0)
         batches = [
             (number, rows)
             for number, task in enumerate(self.tasks)
-            for rows in self._global_batches(task, seed, epoch)
+            for rows in self._global_batches(task, *self._seed_and_epoch)
         ]
-        order = np.random.default_rng([seed, epoch]).permutation(len(batches)).tolist()
-        for number in range(start, len(batches)):
-            task, rows = batches[order[number]]
+        order = self._order(len(batches)).tolist()
+        for stop in self.stops(start):
+            task, rows = batches[order[stop - 1]]
             mine = rows[self.rank :: self.num_replicas].tolist()
-            yield TaskBatch(task, mine, epoch, number)
+            yield TaskBatch(task, mine, self._seed_and_epoch[1], stop - 1)
 
-    def _batches_of(self, task: TaskRows) -> int:
+    @override
+    def stops(self, start: int = 0) -> list[int]:
+        none = np.empty(0, np.int64)
+        sizes = np.concatenate([none, *(self._sizes(task) for task in self.tasks)])
+        enough = np.flatnonzero(sizes[self._order(len(sizes))] >= self.least)
+        after: list[int] = (enough[enough >= start] + 1).tolist()
+        return after
+
+    @override
+    def required(self) -> dict[str, int]:
+        count = sum(len(self._sizes(task)) for task in self.tasks)
+        return {"global_batch_size": self.global_batch_size, "global_batches": count}
+
+    @property
+    def _seed_and_epoch(self) -> tuple[int, int]:
+        return (self.seed, self.epoch) if self.shuffle else (0, 0)
+
+    def _order(self, count: int) -> Rows:
+        return np.random.default_rng(self._seed_and_epoch).permutation(count)
+
+    def _sizes(self, task: TaskRows) -> Rows:
+        """Rows of each global batch, whatever the number of ranks: their order depends on it."""
         full, rest = divmod(_rows_per_epoch(task), self.global_batch_size)
-        return full + (rest >= self.least)
+        return np.array([self.global_batch_size] * full + [rest] * (rest >= 2), np.int64)
 
     def _global_batches(self, task: TaskRows, seed: int, epoch: int) -> Iterator[Rows]:
         rows = rows_of_epoch(task, seed, epoch)
         size = self.global_batch_size
-        rows = rows[: self._batches_of(task) * size]
+        rows = rows[: self._sizes(task).sum()]
         for window in range(0, len(rows), BATCHES_PER_WINDOW * size):
             some = rows[window : window + BATCHES_PER_WINDOW * size]
             some = some[np.argsort(task.lengths[some], kind="stable")]
             yield from (some[i : i + size] for i in range(0, len(some), size))
-
-
-class ResumableLoader(DataLoader[Any]):
-    """Loads batches, and goes on in the middle of an epoch: Lightning keeps its state.
-
-    Args:
-        dataset: reads the batches that the sampler names.
-        sampler: names the batches of this rank.
-        num_workers: processes that load batches.
-        collate_fn: makes tensors of what the dataset gives.
-    """
-
-    def __init__(
-        self,
-        dataset: Dataset[Any],
-        sampler: TaskBatches,
-        num_workers: int = 0,
-        collate_fn: Any = None,
-    ) -> None:
-        super().__init__(
-            dataset,
-            batch_size=None,  # the sampler names whole batches
-            sampler=sampler,
-            num_workers=num_workers,
-            collate_fn=collate_fn,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # its own: an epoch's start must not change the dropout
-        )
-        self.position = 0  # batches handed out in this epoch
-        self._resume: dict[str, int] | None = None
-
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        # Begins at the first `next`, when Lightning has set the epoch.
-        sampler: Any = self.sampler
-        sampler.start = self.position = self._first_batch()
-        for batch in super().__iter__():
-            self.position += 1
-            yield batch
-
-    def state_dict(self) -> dict[str, int]:
-        """Where in which epoch the loader is, and what that depends on."""
-        return {"batches": self.position, **self._epoch()}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """The next pass goes on from a state, if it is one through the same epoch."""
-        self._resume = state
-
-    def _epoch(self) -> dict[str, int]:
-        sampler: Any = self.sampler
-        return {
-            "epoch": sampler.epoch,
-            "global_batch_size": sampler.global_batch_size,
-            "batches_per_epoch": len(sampler),
-        }
-
-    def _first_batch(self) -> int:
-        state, self._resume = self._resume, None
-        now = self._epoch()
-        if not state or state["epoch"] != now["epoch"] or not state["batches"]:
-            return 0
-        for key in ("global_batch_size", "batches_per_epoch"):
-            if state[key] != now[key]:
-                raise UserError(
-                    f"The checkpoint is from the middle of an epoch with {key} {state[key]:,}, "
-                    f"but now it is {now[key]:,}. Use the same data, and a --data.batch_size that "
-                    f"times the number of devices is {state['global_batch_size']:,}."
-                )
-        return state["batches"]

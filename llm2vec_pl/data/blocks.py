@@ -67,6 +67,13 @@ def _calls(texts: Iterable[str], texts_per_call: int) -> Iterator[list[str]]:
 
 
 def _stream(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Tokens:
+    return tokens_and_lengths(tokenizer, texts)[0]
+
+
+def tokens_and_lengths(
+    tokenizer: PreTrainedTokenizerFast, texts: list[str]
+) -> tuple[Tokens, NDArray[np.int64]]:
+    """The tokens of texts as one stream, and how many each has, (texts,)."""
     tokens = tokenizer(
         texts,
         add_special_tokens=True,
@@ -78,7 +85,8 @@ def _stream(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Tokens:
         verbose=False,
     )["input_ids"]
     dtype = np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32
-    return np.fromiter((token for text in tokens for token in text), dtype)
+    stream: Tokens = np.fromiter((token for text in tokens for token in text), dtype)
+    return stream, np.array([len(text) for text in tokens], np.int64)
 
 
 _worker_tokenizer: PreTrainedTokenizerFast

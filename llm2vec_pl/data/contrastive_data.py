@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from llm2vec_pl.data.batches import ResumableLoader, TaskBatches, TaskRows
+from llm2vec_pl.data.batches import TaskBatches, TaskRows
 from llm2vec_pl.data.contrastive_batch import Task, TextBatch, TextBatches, Tokenised
 from llm2vec_pl.data.encoder_data import EncoderData
+from llm2vec_pl.data.fit_progress import FitProgress
+from llm2vec_pl.data.resumable import ResumableLoader
 from llm2vec_pl.data.splits import SPLITS, Split
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.text import TextTokenizer
@@ -100,7 +102,10 @@ class ContrastiveData(EncoderData):
                 "Set --trainer.limit_train_batches instead."
             )
         sampler = self.batches(split)
-        return ResumableLoader(sampler.dataset, sampler, self.num_workers, Tokenised(self.text))
+        progress = FitProgress.of(self.trainer) if split == "train" else None
+        return ResumableLoader(
+            sampler.dataset, sampler, self.num_workers, Tokenised(self.text), progress
+        )
 
     def _announce(self) -> None:
         name = type(self).__name__

@@ -9,7 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO, cast
 
+from llm2vec_pl.data.share import Picker, Share
 from llm2vec_pl.errors import UserError
+
+_PARQUET_BUFFER = 1 << 20  # bytes; without one a row group's whole column is in memory
 
 
 class Broken(str):
@@ -30,12 +33,13 @@ class Row(NamedTuple):
         return f"{self.file} {self.unit} {self.number:,}"
 
 
-def json_records(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+def json_records(path: Path, columns: Sequence[str], picker: Picker | None = None) -> Iterator[Row]:
     """One JSON object a line, with all that it holds; empty lines only separate.
 
     Args:
         path: the file.
         columns: not asked for; each object may have others.
+        picker: of the rows to parse; all where not given.
     """
     with open_text(path) as file:
         for number, line in enumerate(file, 1):
@@ -46,6 +50,8 @@ def json_records(path: Path, columns: Sequence[str]) -> Iterator[Row]:
                     f"{path} expected one JSON object a line, but it is a JSON array. "
                     "Write each element on a line of its own."
                 )
+            if picker and not picker.wants():
+                continue
             value = _parsed(line)
             if not isinstance(value, (dict, Broken)):
                 value = Broken("not a JSON object")
@@ -59,7 +65,9 @@ def _parsed(line: str) -> Any:
         return Broken("broken JSON")
 
 
-def csv_records(path: Path, columns: Sequence[str], delimiter: str = ",") -> Iterator[Row]:
+def csv_records(
+    path: Path, columns: Sequence[str], picker: Picker | None = None, delimiter: str = ","
+) -> Iterator[Row]:
     """One record a row, below a line with the columns' names; those asked for that are there."""
     csv.field_size_limit(2**31 - 1)  # the default refuses articles above 131,072 characters
     with open_text(path, newline="") as file:
@@ -73,27 +81,42 @@ def csv_records(path: Path, columns: Sequence[str], delimiter: str = ",") -> Ite
             except StopIteration:
                 return
             except csv.Error:
-                yield Row(Broken("broken CSV"), str(path), number)
+                if not picker or picker.wants():
+                    yield Row(Broken("broken CSV"), str(path), number)
                 continue
-            if record:
+            if record and (not picker or picker.wants()):
                 value = {name: record[i] for name, i in wanted.items() if i < len(record)}
                 yield Row(value, str(path), number)
 
 
-def tsv_records(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+def tsv_records(path: Path, columns: Sequence[str], picker: Picker | None = None) -> Iterator[Row]:
     """As `csv_records`, with tabs."""
-    return csv_records(path, columns, delimiter="\t")
+    return csv_records(path, columns, picker, delimiter="\t")
 
 
-def parquet_records(path: Path, columns: Sequence[str]) -> Iterator[Row]:
-    """One row a row, with the columns asked for that are there, a thousand in memory at a time."""
+def parquet_records(
+    path: Path, columns: Sequence[str], picker: Picker | None = None
+) -> Iterator[Row]:
+    """One row a row, with the columns asked for that are there, a thousand in memory at a time.
+
+    Row groups of which nothing is picked are not read.
+    """
+    picker = picker or Picker(Share())
     with _parquet(path) as file:
         wanted = [name for name in columns if name in file.schema_arrow.names]
-        number = 0
-        for batch in file.iter_batches(batch_size=1000, columns=wanted):
-            for values in zip(*map(_python_values, batch.columns), strict=True):
-                number += 1
-                yield Row(dict(zip(wanted, values, strict=True)), str(path), number, "row")
+        start = 1
+        for group in range(file.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            if picker.passes(rows):
+                start += rows
+                continue
+            for batch in file.iter_batches(batch_size=1000, row_groups=[group], columns=wanted):
+                chosen = picker.wanted(batch.num_rows)
+                picked = [_python_values(column.take(list(chosen))) for column in batch.columns]
+                for i, *values in zip(chosen, *picked, strict=True):
+                    value = dict(zip(wanted, values, strict=True))
+                    yield Row(value, str(path), start + i, "row")
+                start += batch.num_rows
 
 
 def column_names(path: Path) -> list[str] | None:
@@ -113,7 +136,7 @@ def _parquet(path: Path) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        return pq.ParquetFile(path)
+        return pq.ParquetFile(path, buffer_size=_PARQUET_BUFFER)
     except pa.ArrowInvalid as error:
         raise UserError(f"{path} cannot be read as Parquet: {error}") from error
 
@@ -157,7 +180,8 @@ def extension(path: Path) -> str:
     return Path(name).suffix
 
 
-RECORD_READERS: dict[str, Callable[[Path, Sequence[str]], Iterator[Row]]] = {
+RecordReader = Callable[..., Iterator[Row]]  # (path, columns, picker=None)
+RECORD_READERS: dict[str, RecordReader] = {
     ".jsonl": json_records,
     ".ndjson": json_records,
     ".json": json_records,

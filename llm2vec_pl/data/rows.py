@@ -16,6 +16,7 @@ from llm2vec_pl.data.records import (
     no_column,
     open_text,
 )
+from llm2vec_pl.data.share import Picker
 from llm2vec_pl.errors import UserError
 
 __all__ = [
@@ -100,35 +101,32 @@ def _shown(value: object, problem: str) -> str:
     return f"{type(value).__name__} {str(value)[:40]}"
 
 
-def read_txt(path: Path, column: str) -> Iterator[Row]:
+def read_txt(path: Path, column: str, picker: Picker | None = None) -> Iterator[Row]:
     """One text a line; empty lines only separate."""
     with open_text(path) as file:
         for number, line in enumerate(file, 1):
-            if not line.isspace():
+            if not line.isspace() and (not picker or picker.wants()):
                 yield Row(line.rstrip("\r\n"), str(path), number)
 
 
-def read_column(path: Path, column: str) -> Iterator[Row]:
+def read_column(path: Path, column: str, picker: Picker | None = None) -> Iterator[Row]:
     """One column of a file of records.
 
     Raises:
         UserError: the file has no such column; in JSON lines, its first object.
     """
-    columns = column_names(path)
+    reader = RECORD_READERS[extension(path)]
+    columns: Iterable[str] | None = column_names(path)
+    if columns is None:
+        records = (row.value for row in reader(path, [column]))
+        columns = next((value for value in records if isinstance(value, dict)), None)
     if columns is not None and column not in columns:
         raise no_column(str(path), column, columns)
-    columns_known = columns is not None
-    for row in RECORD_READERS[extension(path)](path, [column]):
-        if not isinstance(row.value, dict):
-            yield row
-            continue
-        if not columns_known and column not in row.value:
-            raise no_column(str(path), column, row.value)
-        columns_known = True
-        yield row._replace(value=row.value.get(column))
+    for row in reader(path, [column], picker):
+        yield row._replace(value=row.value.get(column)) if isinstance(row.value, dict) else row
 
 
-READERS: dict[str, Callable[[Path, str], Iterator[Row]]] = {
+READERS: dict[str, Callable[[Path, str, Picker | None], Iterator[Row]]] = {
     ".txt": read_txt,
     **dict.fromkeys(RECORD_READERS, read_column),
 }

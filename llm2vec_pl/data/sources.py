@@ -6,12 +6,14 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 from typing_extensions import override
 
 from llm2vec_pl.data.rows import READERS, Row, extension, no_column
+from llm2vec_pl.data.share import Picker, Share
 from llm2vec_pl.errors import UserError
 
 WIKITEXT = ("Salesforce/wikitext", "wikitext-103-raw-v1")
@@ -34,8 +36,8 @@ class TextSource(Protocol):
     def splits(self) -> set[str]:
         """The splits that have rows of their own."""
 
-    def rows(self, split: str) -> Iterator[Row]:
-        """All rows of a split, in a fixed order."""
+    def rows(self, split: str, share: Share | None = None) -> Iterator[Row]:
+        """The rows of a split, or of a share of it, in a fixed order."""
 
     def identity(self) -> dict[str, Any]:
         """What changes when the rows do."""
@@ -138,10 +140,11 @@ class LocalFiles(TextSource):
         return set(self.files)
 
     @override
-    def rows(self, split: str) -> Iterator[Row]:
+    def rows(self, split: str, share: Share | None = None) -> Iterator[Row]:
+        picker = Picker(share) if share else None
         for file in self.files[split]:
             try:
-                yield from READERS[extension(file)](file, self.column)
+                yield from READERS[extension(file)](file, self.column, picker)
             except (EOFError, OSError, zlib.error) as error:
                 raise UserError(f"{file} cannot be read to its end: {error}") from error
 
@@ -200,30 +203,46 @@ class HubDataset(TextSource):
         return set(self._datasets)
 
     @override
-    def rows(self, split: str) -> Iterator[Row]:
+    def rows(self, split: str, share: Share | None = None) -> Iterator[Row]:
         columns = self.columns(split)
         if columns is not None and self.column not in columns:
             raise no_column(self.path, self.column, columns)
-        for row in self.records(split, [self.column]):
-            value = cast(dict[str, Any], row.value)[self.column]
-            if value or self.path != WIKITEXT[0]:  # a third of WikiText's lines are empty
-                yield row._replace(value=value)
+        if self.path == WIKITEXT[0]:  # a third of its lines are empty
+            texts = (row for row in self._texts(split) if row.value)
+            yield from islice(texts, share.first, None, share.readers) if share else texts
+        else:
+            yield from self._texts(split, share)
+
+    def _texts(self, split: str, share: Share | None = None) -> Iterator[Row]:
+        for row in self.records(split, [self.column], share):
+            yield row._replace(value=cast(dict[str, Any], row.value)[self.column])
 
     def columns(self, split: str) -> list[str] | None:
         """The columns of a split, where they are known."""
         return cast("list[str] | None", self._datasets[split].column_names)
 
-    def records(self, split: str, columns: Iterable[str]) -> Iterator[Row]:
-        """All rows of a split, each with those of the columns that are there."""
+    def records(
+        self, split: str, columns: Iterable[str], share: Share | None = None
+    ) -> Iterator[Row]:
+        """The rows of a split, or of a share of a streamed one, with the columns there are."""
         dataset = self._datasets[split]
         there = dataset.column_names
         wanted = [name for name in columns if there is None or name in there]
-        number = 0
+        first, step = 0, 1
+        if share and share.stop is None and dataset.num_shards % share.readers == 0:
+            dataset = dataset.shard(share.readers, share.reader)  # its files, dealt out
+            first = share.start
+        elif share:
+            first, step = share.first, share.readers
+        if first:
+            dataset = dataset.skip(first)
+        number = first
         for batch in dataset.select_columns(wanted).iter(batch_size=1000):
             for values in zip(*(batch[name] for name in wanted), strict=True):
                 number += 1
-                value = dict(zip(wanted, values, strict=True))
-                yield Row(value, f"{self.path} ({split})", number, "row")
+                if (number - first - 1) % step == 0:
+                    value = dict(zip(wanted, values, strict=True))
+                    yield Row(value, f"{self.path} ({split})", number, "row")
 
     @override
     def identity(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from llm2vec_pl.data.rows import GoodTexts, OnBadRow
+from llm2vec_pl.data.share import Share
 from llm2vec_pl.data.sources import TextSource
 
 if TYPE_CHECKING:
@@ -47,12 +48,24 @@ class SplitTexts:
 
     def read(self, split: Split, report: Callable[[str], Any] | None = None) -> Iterator[str]:
         """The texts of a split; `report` is given a line on rows that were skipped."""
+        return (text for _, text in self.numbered(split, None, report))
+
+    def numbered(
+        self, split: Split, share: Share | None, report: Callable[[str], Any] | None = None
+    ) -> Iterator[tuple[int, str]]:
+        """The texts of a split, or of a share of it, each with its row's number in it, from 0."""
         has_validation = "validation" in self.source.splits
-        rows = self.source.rows(split if has_validation else "train")
-        texts = GoodTexts(islice(rows, self.max_rows), self.on_bad_row)
+        source_split = split if has_validation else "train"
+        if share:
+            share = share._replace(stop=self.max_rows)
+            rows = islice(self.source.rows(source_split, share), share.most)
+        else:
+            rows = islice(self.source.rows(source_split), self.max_rows)
+        texts = GoodTexts(rows, self.on_bad_row)
+        start = share.start if share else 0
         for text in texts:
             if has_validation or held_out(text, VALIDATION_PERCENT) == (split == "validation"):
-                yield text
+                yield start + texts.read - 1, text
         already_reported = split == "validation" and not has_validation
         if report and texts.skipped and not already_reported:
             report(texts.summary)

@@ -1,17 +1,17 @@
-"""Blocks that are read, tokenised and packed while training, for text too large to keep twice."""
+"""Batches of blocks that are read, tokenised and packed while training, and resume exactly."""
 
 from __future__ import annotations
 
 import os
-import random
-from collections.abc import Iterable, Iterator
-from itertools import islice
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from itertools import cycle, islice
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import IterableDataset, get_worker_info
 
-from llm2vec_pl.data.blocks import pack, tokenise
+from llm2vec_pl.data.placed_blocks import Cursor, placed_blocks, shuffled_in_groups
+from llm2vec_pl.data.share import Share
 from llm2vec_pl.data.splits import Split, SplitTexts
 
 if TYPE_CHECKING:
@@ -19,26 +19,34 @@ if TYPE_CHECKING:
 
     from llm2vec_pl.data.blocks import Tokens
 
-_TEXTS_PER_CALL = 64  # few, so that the first batch comes soon and little is in memory
+
+class Turn(NamedTuple):
+    """What a reader gives when it is its turn."""
+
+    reader: int
+    cursor: Cursor  # behind the batch
+    batch: Any  # None where the reader has come to its end
 
 
-class StreamedBlocks(IterableDataset["Tokens"]):
-    """The blocks of one split, made on the way.
+class StreamedBlocks(IterableDataset[Turn]):
+    """Batches of blocks of one split, made on the way, of one rank's readers in turn.
 
-    With `n` readers (ranks times workers) each takes every n-th text, so that none is lost or
-    read twice; all of them read all rows, which is cheap beside tokenising. Each packs its own
-    stream, so there is one short block per reader. Ranks may end up to a few blocks apart: train
-    on several of them with `--trainer.max_steps` or `--trainer.limit_train_batches`.
+    With `n` readers each reads every n-th row, so that none is lost or read twice, and packs a
+    stream of its own. There are as many readers as ranks times workers; an epoch that was begun
+    with more goes on with as many, several of them in one process.
+
+    Ranks may end up to a few blocks apart: train on several of them with `--trainer.max_steps` or
+    `--trainer.limit_train_batches`.
 
     Args:
         texts: of the data set.
         split: the one to read.
         tokenizer: a fast tokenizer.
         max_length: tokens per block.
-        shuffle_buffer: blocks in memory, of which the next is drawn; 0 keeps the order.
+        batch_size: blocks per batch; a reader's last one may be smaller.
+        collate: makes a batch of blocks.
+        shuffle_buffer: consecutive blocks that are shuffled; 0 keeps the order.
         seed: of the shuffling, which is a function of seed, epoch and reader.
-        rank: of this process.
-        world_size: processes that read.
     """
 
     def __init__(
@@ -47,50 +55,65 @@ class StreamedBlocks(IterableDataset["Tokens"]):
         split: Split,
         tokenizer: PreTrainedTokenizerFast,
         max_length: int,
+        batch_size: int,
+        collate: Callable[[list[Tokens]], Any],
         shuffle_buffer: int = 0,
         seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
     ) -> None:
         self.texts = texts
         self.split = split
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self.batch_size = batch_size
+        self.collate = collate
         self.shuffle_buffer = shuffle_buffer
         self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
         self.epoch = 0
+        self.begin({0: Cursor()}, 1)
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the order of the next pass."""
         self.epoch = epoch
 
-    def __iter__(self) -> Iterator[Tokens]:
+    def begin(self, cursors: dict[int, Cursor], readers: int) -> None:
+        """Says where the next pass begins.
+
+        Args:
+            cursors: of this rank's readers, in the order of their turns.
+            readers: of all ranks.
+        """
+        self.cursors = cursors
+        self.readers = readers
+
+    def __iter__(self) -> Iterator[Turn]:
         worker = get_worker_info()
         worker_id, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         if worker:  # the workers are the parallelism
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        reader = self.rank * workers + worker_id
-        texts = self.texts.read(self.split, report=rank_zero_warn if reader == 0 else None)
-        mine = islice(texts, reader, None, self.world_size * workers)
-        blocks = pack(
-            tokenise(mine, self.tokenizer, texts_per_call=_TEXTS_PER_CALL), self.max_length
+        mine = dict(islice(self.cursors.items(), worker_id, None, workers))
+        batches = {reader: self._batches(reader, cursor) for reader, cursor in mine.items()}
+        ended: set[int] = set()
+        for reader in cycle(batches):
+            turn = next(batches[reader], None)
+            if turn is None:
+                ended.add(reader)
+            if len(ended) == len(batches):
+                return
+            yield turn or Turn(reader, Cursor(), None)  # a turn is passed, so that all keep theirs
+
+    def _batches(self, reader: int, cursor: Cursor) -> Iterator[Turn]:
+        share = Share(reader, self.readers, start=cursor.row)
+
+        def report(summary: str) -> None:
+            rank_zero_warn(f"reader {reader + 1:,} of {self.readers:,} {summary}")
+
+        texts = self.texts.numbered(self.split, share, report)
+        blocks = shuffled_in_groups(
+            placed_blocks(texts, self.tokenizer, self.max_length, cursor.offset),
+            max(1, self.shuffle_buffer),
+            f"{self.seed} {self.epoch} {reader}",
+            cursor.handed_out,
         )
-        order = random.Random(f"{self.seed} {self.epoch} {reader}")
-        return shuffled(blocks, self.shuffle_buffer, order)
-
-
-def shuffled(blocks: Iterable[Tokens], buffer_size: int, order: random.Random) -> Iterator[Tokens]:
-    """All blocks, each drawn from a buffer of the next ones."""
-    blocks = iter(blocks)
-    if buffer_size <= 1:
-        yield from blocks
-        return
-    buffer = list(islice(blocks, buffer_size))
-    for block in blocks:
-        chosen = order.randrange(buffer_size)
-        yield buffer[chosen]
-        buffer[chosen] = block
-    order.shuffle(buffer)
-    yield from buffer
+        while batch := list(islice(blocks, self.batch_size)):
+            tokens = [block for block, _ in batch]
+            yield Turn(reader, batch[-1][1], self.collate(tokens))

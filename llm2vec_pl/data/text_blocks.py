@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import torch
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torch.utils.data.distributed import DistributedSampler
 
 from llm2vec_pl.data.blocks import Blocks, collate_blocks, pack, tokenise, write_blocks
 from llm2vec_pl.data.cache import cached_folder
 from llm2vec_pl.data.encoder_data import EncoderData
+from llm2vec_pl.data.fit_progress import FitProgress
+from llm2vec_pl.data.resumable import ResumableLoader
+from llm2vec_pl.data.row_batches import RowBatches, RowsOf
 from llm2vec_pl.data.splits import SPLITS, Split
+from llm2vec_pl.data.stream_loader import StreamLoader
 from llm2vec_pl.data.streaming import StreamedBlocks
 from llm2vec_pl.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+    from llm2vec_pl.data.blocks import Tokens
 
 
 class TextBlocks(EncoderData):
@@ -119,30 +124,33 @@ class TextBlocks(EncoderData):
         for note in notes:
             rank_zero_info(f"{type(self).__name__}: {note}")
 
+    @property
+    def collate(self) -> Callable[[list[Tokens]], dict[str, Tensor]]:
+        """Makes a batch of blocks."""
+        return partial(collate_blocks, pad_token_id=pad_token_id(self.tokenizer))
+
     def _loader(self, split: Split) -> DataLoader[Any]:
         dataset = self.blocks[split]
-        loader = DataLoader(
-            dataset,
-            batch_size=self.batch_size,
-            sampler=None if isinstance(dataset, StreamedBlocks) else self._sampler(dataset, split),
-            num_workers=self.num_workers,
-            collate_fn=partial(collate_blocks, pad_token_id=pad_token_id(self.tokenizer)),
-            pin_memory=torch.cuda.is_available(),
-        )
+        progress = FitProgress.of(self.trainer) if split == "train" else None
+        overfits = bool(getattr(self.trainer, "overfit_batches", 0))
         if isinstance(dataset, StreamedBlocks):
-            # Lightning tells the epoch only to samplers.
-            loader.sampler.set_epoch = dataset.set_epoch  # type: ignore[attr-defined]
-        return loader
-
-    def _sampler(self, dataset: Dataset[Any], split: Split) -> DistributedSampler[Any]:
-        # Also with one process: Lightning calls its `set_epoch`, and leaves it alone with several.
-        return DistributedSampler(
-            dataset,
-            num_replicas=self.world_size,
-            rank=self.rank,
-            shuffle=split == "train",
-            seed=self.seed,
+            if overfits:
+                raise UserError(
+                    "--trainer.overfit_batches cannot be used with a stream. Set "
+                    "--data.streaming false, or --trainer.limit_train_batches instead."
+                )
+            # Lightning fetches the first batch before it says the epoch.
+            dataset.set_epoch(progress.epoch if progress else 0)
+            return StreamLoader(dataset, self.rank, self.world_size, self.num_workers, progress)
+        if overfits:  # Lightning wants the rows in order, and chooses the sampler
+            return DataLoader(
+                dataset, self.batch_size, num_workers=self.num_workers, collate_fn=self.collate
+            )
+        shuffle = split == "train"
+        sampler = RowBatches(
+            dataset, self.batch_size, self.rank, self.world_size, self.seed, shuffle
         )
+        return ResumableLoader(RowsOf(dataset), sampler, self.num_workers, self.collate, progress)
 
 
 def pad_token_id(tokenizer: PreTrainedTokenizerFast) -> int:

@@ -31,9 +31,12 @@ class Wikipedia(TextBlocks):
         max_rows: rows read of each split; all where not given.
         num_proc: processes that tokenise for the cache; with 1 the tokenizer uses its threads.
         num_workers: processes that load batches; when streaming they tokenise as well.
-        streaming: read, tokenise and pack while training, keeping nothing on disk. The length of
-            an epoch is then unknown and may differ by rank: set `--trainer.max_steps`.
-        shuffle_buffer: blocks that each worker draws the next one from when streaming.
+        streaming: read, tokenise and pack while training, keeping nothing on disk and little in
+            memory. The length of an epoch is then unknown and may differ by rank: set
+            `--trainer.max_steps`. A resumed run needs as many workers over all devices as before,
+            or a number that divides it.
+        shuffle_buffer: consecutive blocks that each worker shuffles when streaming; it keeps twice
+            as many in memory. 0 keeps the order.
         on_bad_row: what to do with a row that is null, empty, not a string or cannot be read.
         seed: of the order of the blocks; the order is a function of seed and epoch.
     """
@@ -86,10 +89,10 @@ class Wikipedia(TextBlocks):
                 split,
                 self.tokenizer,
                 self.max_length,
+                self.batch_size,
+                self.collate,
                 shuffle_buffer=self.shuffle_buffer if split == "train" else 0,
                 seed=self.seed,
-                rank=self.rank,
-                world_size=self.world_size,
             )
             for split in SPLITS
         }

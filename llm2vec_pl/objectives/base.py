@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -13,7 +15,15 @@ from torch.optim import Optimizer
 from llm2vec_pl.bidirectional import check_bidirectional
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import UserError
+from llm2vec_pl.fsdp2 import load_encoder
+from llm2vec_pl.objectives.training_state import (
+    named_state,
+    numbered_state,
+    require_same_weights,
+)
+from llm2vec_pl.sharding import average_gradients, clip_gradients
 from llm2vec_pl.text import TokenBatch
+from llm2vec_pl.weights import cast_weights
 
 Schedule = Literal["linear", "cosine", "constant"]
 
@@ -60,18 +70,33 @@ class Objective(LightningModule):
         return embeddings
 
     def configure_model(self) -> None:
-        """Loads the encoder, once."""
-        self.encoder.load()
+        """Loads the encoder, once; shared out among the ranks under FSDP2."""
+        load_encoder(self, self.encoder)
+
+    def to(self, *args: Any, **kwargs: Any) -> Objective:
+        """Moves the module; a dtype is for frozen weights, as in `--trainer.precision bf16-true`.
+
+        A LoRA stays in float32, as do buffers and an objective's own weights. Without a LoRA all
+        weights of the encoder are trained in that dtype.
+        """
+        device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
+        if dtype is None:
+            return super().to(*args, **kwargs)
+        cast_weights(self.encoder, dtype)
+        return super().to(device) if device is not None else self
 
     def on_fit_start(self) -> None:
         """Proves step 1 on the loaded weights before the first step."""
         if self.encoder.bidirectional:
             check_bidirectional(self.encoder.decoder)
+        for optimizer in self.trainer.optimizers:  # before a checkpoint's state goes into them
+            optimizer.register_load_state_dict_pre_hook(self._by_number)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One step on the loss, logged as `train/loss`."""
         loss = self.loss(batch)
-        self.log("train/loss", loss, prog_bar=True, batch_size=_rows(batch))
+        # The mean over ranks: a rank's own is weighted by its share of what counts.
+        self.log("train/loss", loss, prog_bar=True, batch_size=_rows(batch), sync_dist=True)
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -112,11 +137,49 @@ class Objective(LightningModule):
         """What `llm2vec_config.json` says about the training, for those who use the encoder."""
         return {}
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Draws this step's randomness from seed, step and rank: a resumed run draws the same."""
+        step = self.trainer.fit_loop.epoch_loop.total_batch_idx
+        seed = [int(os.environ.get("PL_GLOBAL_SEED") or 0), step, self.global_rank]
+        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]))
+
+    def on_after_backward(self) -> None:
+        """Under FSDP2, averages over ranks the gradients of what each has whole.
+
+        What was averaged before, while gradients are accumulated, stays as it is.
+        """
+        if self.device_mesh is not None:
+            average_gradients(self.parameters())
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips by the norm of all gradients, or by value; under FSDP2 those of all ranks."""
+        if self.device_mesh is not None and gradient_clip_val:
+            clip_gradients(self.parameters(), gradient_clip_val, gradient_clip_algorithm)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the trained weights only: an adapter's size, not the model's."""
+        """Keeps the trained weights only, an adapter's size, and names what the optimizer has."""
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
-        state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {k: v for k, v in state.items() if k in trained}
+        weights = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {k: v for k, v in weights.items() if k in trained}
+        states = checkpoint.get("optimizer_states", [])
+        for i, optimizer in enumerate(self.trainer.optimizers if states else []):
+            states[i] = named_state(states[i], optimizer, self)
+        checkpoint["objective"] = {"name": type(self).__name__, "notes": self.notes()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses the checkpoint of another model, which would be read as if nothing were amiss."""
+        if checkpoint.get("state_dict"):
+            require_same_weights(checkpoint["state_dict"], self)
+
+    def _by_number(self, optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+        return numbered_state(state, optimizer, self)
 
 
 def _rows(batch: Any) -> int:

@@ -212,8 +212,8 @@ class Contrastive(Objective):
         kind, count = "train" if self.training else "val", len(own)
         found = (scores.argmax(dim=-1) == own).float().mean()
         negatives = scores.isfinite().sum(dim=-1).float().mean() - 1
-        self.log(f"{kind}/accuracy", found, batch_size=count, sync_dist=not self.training)
-        self.log(f"{kind}/negatives", negatives, batch_size=count, sync_dist=not self.training)
+        self.log(f"{kind}/accuracy", found, batch_size=count, sync_dist=True)
+        self.log(f"{kind}/negatives", negatives, batch_size=count, sync_dist=True)
         if self.log_temperature.requires_grad and self.training:
             self.log("train/temperature", self.temperature)
 

@@ -72,17 +72,17 @@ class NextTokenObjective(Objective):
 
     def _log(self, loss: Tensor, accuracy: Tensor, rows: int) -> None:
         if self.training:
-            self.log("train/accuracy", accuracy, batch_size=rows)
-            self.log("train/perplexity", loss.exp(), batch_size=rows)
+            self.log("train/accuracy", accuracy, batch_size=rows, sync_dist=True)
+            self.log("train/perplexity", _mean_over_ranks(loss).exp(), batch_size=rows)
         else:
             self.val_perplexity.update(loss, weight=rows)
             self.log("val/accuracy", accuracy, batch_size=rows, sync_dist=True)
             self.log("val/perplexity", self.val_perplexity, batch_size=rows)
 
 
-def _mean_over_ranks(count: Tensor) -> Tensor:
-    count = count.float()
+def _mean_over_ranks(value: Tensor) -> Tensor:
+    mean = value.float().clone()
     if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(count)
-        count /= dist.get_world_size()
-    return count
+        dist.all_reduce(mean)
+        mean /= dist.get_world_size()
+    return mean

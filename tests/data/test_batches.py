@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm2vec_pl.data.batches import (
-    ResumableLoader,
     TaskBatch,
     TaskBatches,
     TaskRows,
     rows_of_epoch,
 )
+from llm2vec_pl.data.resumable import ResumableLoader
 from llm2vec_pl.errors import UserError
 
 SIZES = st.lists(st.integers(0, 60), min_size=1, max_size=4)
@@ -191,3 +191,41 @@ def test_the_middle_of_an_epoch_with_other_batches_is_refused(change: dict[str, 
     other.load_state_dict(loader.state_dict())
     with pytest.raises(UserError, match=r"middle of an epoch.*--data\.batch_size"):
         next(iter(other))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    SIZES, st.sampled_from([(1, 12), (2, 6), (3, 4), (4, 3), (6, 2), (12, 1)]), st.integers(0, 9)
+)
+def test_other_ranks_with_as_large_global_batches_go_on_in_the_same_order(
+    sizes: list[int], ranks: tuple[int, int], start: int
+) -> None:
+    tasks = tasks_of(sizes)
+
+    def batches(world_size: int, batch_size: int) -> list[tuple[int, int, list[int]]]:
+        shares = []
+        for rank in range(world_size):
+            sampler = TaskBatches([], tasks, batch_size, rank, world_size)  # type: ignore[arg-type]
+            sampler.start = start
+            shares.append(list(sampler))
+        return [
+            (some[0].number, some[0].task, sorted(row for share in some for row in share.rows))
+            for some in zip(*shares, strict=True)
+        ]
+
+    world_size, batch_size = ranks
+    whole = batches(1, 12)
+    assert batches(world_size, batch_size) == [b for b in whole if len(b[2]) >= world_size]
+
+
+def test_the_middle_of_an_epoch_goes_on_with_other_ranks() -> None:
+    first = loader_of(batch_size=4)
+    handed_out = list(islice(first, 3))
+    rows: list[list[int]] = []
+    for rank in range(2):
+        sampler = TaskBatches(Echo(), tasks_of([50, 30]), 2, rank, 2)  # type: ignore[arg-type]
+        second = ResumableLoader(Echo(), sampler, collate_fn=lambda batch: batch)  # type: ignore[arg-type]
+        second.load_state_dict(first.state_dict())
+        rows = [[*a, *b.rows] for a, b in zip(rows or [[]] * 99, second, strict=False)]
+    rest = list(loader_of(batch_size=4))[len(handed_out) :]
+    assert [sorted(some) for some in rows] == [sorted(batch.rows) for batch in rest]

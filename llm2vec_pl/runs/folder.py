@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from llm2vec_pl.checkpoint import save_encoder
+from llm2vec_pl.checkpoint import save_encoder, saved_weights
 from llm2vec_pl.objectives.base import Objective
+from llm2vec_pl.runs.checkpoints import BEST
 from llm2vec_pl.source import ENCODER
 
 
@@ -32,6 +32,7 @@ def save_run(trainer: Trainer, recipe: str, config: Any) -> Path | None:
     quick = trainer.fast_dev_run  # type: ignore[attr-defined]
     if folder is None or quick or not isinstance(module, Objective):
         return None
+    weights = saved_weights(module.encoder)  # from all ranks
     if not trainer.is_global_zero:
         return None
     metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
@@ -43,7 +44,7 @@ def save_run(trainer: Trainer, recipe: str, config: Any) -> Path | None:
         "config": as_json(config),
     }
     module.encoder.notes |= module.notes()
-    path = save_encoder(module.encoder, Path(folder) / ENCODER, stage)
+    path = save_encoder(module.encoder, Path(folder) / ENCODER, stage, weights)
     rank_zero_info(f"Wrote {path}: open it with Encoder.from_pretrained({str(path)!r}).")
     return path
 
@@ -63,10 +64,11 @@ def keep_best(trainer: Trainer, module: Objective, data: LightningDataModule) ->
         return
     best = callback.best_model_score
     if best is None or (score <= best if callback.mode == "min" else score >= best):
-        trainer.save_checkpoint(Path(callback.dirpath) / "best.ckpt", weights_only=False)
+        trainer.save_checkpoint(Path(callback.dirpath) / BEST, weights_only=False)
+        trainer.strategy.checkpoint_io.teardown()  # waits for one that is written meanwhile
     else:
-        checkpoint = torch.load(callback.best_model_path, map_location="cpu", weights_only=True)
-        module.load_state_dict(checkpoint["state_dict"], strict=False)
+        checkpoint = trainer.strategy.load_checkpoint(callback.best_model_path, weights_only=True)
+        trainer.strategy.load_model_state_dict(checkpoint, strict=False)
         trainer.callback_metrics[str(callback.monitor)] = best
 
 

@@ -1,0 +1,126 @@
+"""Loads a stream's batches, and knows how far each of its readers has come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch.distributed
+from typing_extensions import override
+
+from llm2vec_pl.data.fit_progress import FitProgress
+from llm2vec_pl.data.placed_blocks import Cursor
+from llm2vec_pl.data.resumable import ResumableLoader, State
+from llm2vec_pl.data.streaming import StreamedBlocks
+
+
+class StreamLoader(ResumableLoader):
+    """Loads batches from a stream, and goes on in the middle of an epoch.
+
+    A position is the cursor behind the last batch of each reader, and whose turn it is. Each
+    process knows its own readers only: `state_dict` gathers them all, so all ranks must call it,
+    as Lightning does.
+
+    Args:
+        dataset: the stream.
+        rank: of this process.
+        world_size: processes that read.
+        num_workers: processes that read, tokenise and pack for each of them.
+        progress: of the training that the batches are for.
+    """
+
+    def __init__(
+        self,
+        dataset: StreamedBlocks,
+        rank: int = 0,
+        world_size: int = 1,
+        num_workers: int = 0,
+        progress: FitProgress | None = None,
+    ) -> None:
+        self.rank = rank
+        self.world_size = world_size
+        self.stream = dataset
+        self.processes = world_size * max(1, num_workers)
+        super().__init__(dataset, None, num_workers, _as_it_is, progress)
+        # Lightning tells the epoch only to samplers.
+        self.sampler.set_epoch = dataset.set_epoch  # type: ignore[attr-defined]
+
+    @property
+    @override
+    def epoch(self) -> int:
+        return self.stream.epoch
+
+    @override
+    def first_position(self) -> dict[str, Any]:
+        return self._position(dict.fromkeys(range(self.processes), Cursor()), self.rank)
+
+    @override
+    def batches_from(self, position: dict[str, Any]) -> Iterator[tuple[Any, dict[str, Any]]]:
+        cursors, readers = position["cursors"], position["readers"]
+        self.stream.begin({r: Cursor(*cursor) for r, cursor in cursors.items()}, readers)
+        for reader, cursor, batch in super(ResumableLoader, self).__iter__():
+            if batch is None:
+                continue
+            cursors = {**cursors, reader: tuple(cursor)}
+            following = (reader + self.world_size) % readers
+            yield batch, {"cursors": cursors, "turns": [following], "readers": readers}
+
+    @override
+    def batches_before(self, state: State) -> int:
+        return int(state["batches"])
+
+    @override
+    def required(self) -> dict[str, int]:
+        return {}
+
+    @override
+    def state_dict(self) -> State:
+        state = super().state_dict()
+        if state is self.pending or self.world_size == 1:
+            return state
+        states: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(states, state)
+        positions = [one["position"] for one in states]
+        cursors = {r: cursor for one in positions for r, cursor in one["cursors"].items()}
+        turns = [turn for one in positions for turn in one["turns"]]
+        return {
+            **state,
+            "ended": all(one["ended"] for one in states),
+            "position": {**state["position"], "cursors": cursors, "turns": turns},
+        }
+
+    @override
+    def position_in(self, state: State) -> dict[str, Any]:
+        position = state["position"]
+        turns = position["turns"]
+        if len(turns) == self.world_size:
+            turn = turns[self.rank]
+        else:
+            turn = (turns[0] + self.rank) % position["readers"]
+        return self._position(position["cursors"], turn)
+
+    @override
+    def complaint(self, state: State) -> str | None:
+        readers = state["position"]["readers"]
+        if readers % self.processes == 0:
+            return None
+        return (
+            f"The checkpoint is from the middle of an epoch that {readers:,} readers stream "
+            f"together, one for each worker of each device, but now there are {self.processes:,} "
+            f"processes, which cannot take equal numbers of them. Set --data.num_workers so that "
+            f"times the number of devices it is {readers:,}, or divides it."
+        )
+
+    def _position(self, cursors: dict[int, Any], turn: int) -> dict[str, Any]:
+        """That of this rank: its readers in order, beginning with the one whose turn it is."""
+        readers = len(cursors)
+        mine = [(turn + i) % readers for i in range(0, readers, self.world_size)]
+        return {
+            "cursors": {reader: tuple(cursors[reader]) for reader in mine},
+            "turns": [turn],
+            "readers": readers,
+        }
+
+
+def _as_it_is(turn: Any) -> Any:
+    return turn

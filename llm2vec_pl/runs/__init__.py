@@ -1,0 +1,1 @@
+"""What surrounds training: checkpoints, resuming, what a run leaves, and what stops a bad one."""

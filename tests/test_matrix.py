@@ -1,0 +1,137 @@
+"""Strategy x precision x quantisation x objective x ranks: each trains as one process does.
+
+The table of the largest differences is printed, and written to `LLM2VEC_PL_MATRIX` where that names
+a file: `LLM2VEC_PL_MATRIX=matrix.md pytest -s tests/test_matrix.py`.
+"""
+
+from __future__ import annotations
+
+import os
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matrix_runs import launch
+from saved_models import save_model, small_llama
+
+PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
+QUANTIZATIONS = (None, "nf4", "int8")
+OBJECTIVES = ("mntp", "contrastive", "chunks")
+
+# Of a loss, relative. In bfloat16 a sum has other roundings where a batch has other texts; int8
+# rounds the activations, by the largest of a row, and so amplifies the last digit.
+TOLERANCES = {
+    ("32-true", None): 1e-5,
+    ("32-true", "nf4"): 1e-5,
+    ("32-true", "int8"): 2e-2,
+    ("bf16", None): 2e-2,
+    ("bf16", "nf4"): 2e-2,
+    ("bf16", "int8"): 2e-2,
+}
+
+PLAIN = {"precision": "32-true", "quantization": None}
+WAYS_OF_TRAINING = [
+    {"accumulate": 2, "sgd": 0.5},
+    {"accumulate": 2, "sgd": 5.0, "clip": 0.05},
+    {"gradient_checkpointing": True},
+    {"lora_rank": 0, "clip": 0.05},
+    {"lora_rank": 0, "model": "tied"},
+    {"model": "tied"},
+]
+Case = dict[str, Any]
+
+
+def cases() -> list[Case]:
+    """What is trained, by whatever strategy."""
+    crossed = [
+        {"precision": p, "quantization": q, "objective": o}
+        for p, q, o in product(PRECISIONS, QUANTIZATIONS, OBJECTIVES)
+        if (p, o) != ("bf16-mixed", "contrastive") or q is None  # a case takes a second or two
+    ]
+    ways = [{**PLAIN, "objective": o, **w} for o, w in product(OBJECTIVES[::2], WAYS_OF_TRAINING)]
+    return crossed + ways
+
+
+def cases_on_four_ranks() -> list[Case]:
+    return [case for case in cases() if case["objective"] != "contrastive"][::6]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("models")
+    sizes = {"hidden_size": 64, "intermediate_size": 128}
+    return {
+        "untied": str(save_model(small_llama(**sizes), folder / "untied")),
+        "tied": str(save_model(small_llama(tie_word_embeddings=True, **sizes), folder / "tied")),
+    }
+
+
+@pytest.fixture(scope="module")
+def run(models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Losses of cases, by one launch of that many processes."""
+
+    def losses(strategy: str, ranks: int, chosen: list[Case]) -> list[list[float]]:
+        folder = tmp_path_factory.mktemp("run")
+        todo = [
+            {**case, "strategy": strategy, "model": models[case.get("model", "untied")]}
+            for case in chosen
+        ]
+        return launch(ranks, todo, models["untied"], folder)
+
+    return losses
+
+
+@pytest.fixture(scope="module")
+def alone(run: Any) -> list[list[float]]:
+    return run("auto", 1, cases())  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def table() -> Any:
+    rows = [
+        "| strategy | ranks | precision | quantisation | objective | with | largest difference |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    yield rows
+    print("\n" + "\n".join(rows))
+    if target := os.environ.get("LLM2VEC_PL_MATRIX"):
+        Path(target).write_text("\n".join(rows) + "\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("strategy", "ranks"), [("fsdp2", 1), ("ddp", 2), ("fsdp2", 2), ("ddp", 4), ("fsdp2", 4)]
+)
+def test_ranks_train_as_one_process_does(strategy, ranks, run, alone, table):
+    chosen = cases() if ranks == 2 else cases_on_four_ranks()
+    expected = [losses for case, losses in zip(cases(), alone, strict=True) if case in chosen]
+    faults = []
+    for case, got, right in zip(chosen, run(strategy, ranks, chosen), expected, strict=True):
+        difference = largest_difference(got, right)
+        table.append(row(strategy, ranks, case, difference))
+        if not difference <= tolerance(case):
+            faults.append(table[-1])
+    assert not faults, "\n".join(faults)
+
+
+def test_the_losses_of_a_case_change_from_step_to_step(alone):
+    """Otherwise equal losses would say nothing about the weights."""
+    for losses in alone:
+        assert abs(losses[0] - losses[-1]) > 1e-3
+
+
+def tolerance(case: Case) -> float:
+    precision = "32-true" if case["precision"] == "32-true" else "bf16"
+    return TOLERANCES[precision, case["quantization"]]
+
+
+def largest_difference(got: list[float], expected: list[float]) -> float:
+    return max(abs(a - b) / abs(b) for a, b in zip(got, expected, strict=True))
+
+
+def row(strategy: str, ranks: int, case: Case, difference: float) -> str:
+    known = ("precision", "quantization", "objective")
+    rest = ", ".join(f"{k} {v}" for k, v in case.items() if k not in known)
+    cells = [strategy, ranks, *(case[k] or "none" for k in known), rest, f"{difference:.1e}"]
+    return f"| {' | '.join(str(cell) for cell in cells)} |"
