@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from llm2vec_pl.cache import cached_folder
 from llm2vec_pl.head import split_causal_lm
 from llm2vec_pl.lora import merge_adapters
 from llm2vec_pl.source import Source
@@ -49,7 +50,7 @@ def merged_source(
 ) -> Source:
     """Where to read the weights with these adapters merged in.
 
-    The first process to ask merges in float32, as always, and keeps the result in the package's
+    One process of a node merges in float32, as always, and keeps the result in the package's
     cache, as large as the model itself. Sharded and quantised decoders need it there: a rank has no
     room for the whole model, and a LoRA cannot be merged into 4 bits without loss.
 
@@ -62,8 +63,6 @@ def merged_source(
     Raises:
         UserError: if an adapter does not fit, or the disk has no room.
     """
-    from llm2vec_pl.data.cache import cached_folder
-
     recipe = {
         "base": source.base_name,
         "revision": source.revision,

@@ -11,7 +11,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-from llm2vec_pl.data.cache import cached_folder
+from llm2vec_pl.cache import cached_folder
 from llm2vec_pl.data.candidates import Columns, GoodCandidates
 from llm2vec_pl.data.contrastive_batch import Task
 from llm2vec_pl.data.contrastive_data import ContrastiveData

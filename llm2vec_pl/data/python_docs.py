@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-from llm2vec_pl.data.cache import cached_folder
+from llm2vec_pl.cache import cached_folder
 from llm2vec_pl.data.docstrings import (
     Docstring,
     Package,

@@ -13,8 +13,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from llm2vec_pl.cache import cached_folder
 from llm2vec_pl.data.blocks import Blocks, collate_blocks, pack, tokenise, write_blocks
-from llm2vec_pl.data.cache import cached_folder
 from llm2vec_pl.data.encoder_data import EncoderData
 from llm2vec_pl.data.fit_progress import FitProgress
 from llm2vec_pl.data.resumable import ResumableLoader

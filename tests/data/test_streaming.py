@@ -262,12 +262,13 @@ def test_overfitting_a_stream_is_refused_with_what_to_do(folder: Path, tokenizer
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 def test_ten_times_the_rows_cost_no_more_memory(tmp_path: Path, tokenizer, kind: str) -> None:
     """By hand, for 10 million rows: python tests/data/stream_memory.py FILE tokenizer.json."""
     tokenizer.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
     peaks = []
-    for count in (30_000, 300_000):
+    for count in (20_000, 200_000):
         path = tmp_path / f"{count}.{kind}"
         if kind == "parquet":
             pq.write_table(pa.table({"text": [f"row {i}" for i in range(count)]}), path)
@@ -280,4 +281,4 @@ def test_ten_times_the_rows_cost_no_more_memory(tmp_path: Path, tokenizer, kind:
         measured = json.loads(printed.stdout.splitlines()[-1])
         assert measured["tokens"] > 5 * count
         peaks.append(measured["kb"])
-    assert peaks[1] - peaks[0] < 12_000
+    assert peaks[1] - peaks[0] < 12_000  # kB

@@ -2,12 +2,24 @@ from __future__ import annotations
 
 import errno
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from llm2vec_pl.data.cache import cache_root, cached_folder
+from llm2vec_pl.cache import cache_root, cached_folder
 from llm2vec_pl.errors import UserError
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LLM2VEC_PL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def content(cache: Path) -> list[Path]:
+    return [path for path in cache.iterdir() if path.suffix != ".lock"]
 
 
 def write_one(folder: Path) -> None:
@@ -35,7 +47,7 @@ def test_a_killed_run_leaves_nothing_that_is_read(cache: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         cached_folder("x", {}, die_half_way)
-    assert list(cache.iterdir()) == []
+    assert content(cache) == []
     half = cache / ".unfinished-of-a-run-killed-at-once"
     half.mkdir()
     write_one(half)
@@ -52,16 +64,34 @@ def test_what_was_left_for_days_is_removed(cache: Path) -> None:
     assert not half.exists()
 
 
-def test_of_two_writers_the_first_wins(cache: Path) -> None:
+def test_of_two_that_want_the_same_folder_one_builds_it(cache: Path) -> None:
+    built = []
+
+    def write(folder: Path) -> None:
+        built.append(folder)
+        time.sleep(0.2)
+        write_one(folder)
+
+    with ThreadPoolExecutor(4) as threads:
+        wanted = [threads.submit(cached_folder, "x", {}, write) for _ in range(4)]
+        folders = {future.result() for future in wanted}
+    assert len(built) == len(folders) == len(content(cache)) == 1
+
+
+def test_without_locks_the_first_to_finish_wins(cache: Path, monkeypatch) -> None:
+    def no_lock(*_: object) -> None:
+        raise NotImplementedError("this file system has no locks")
+
     def be_overtaken(folder: Path) -> None:
         cached_folder("x", {}, write_one)
         (folder / "data").write_text("two")
 
+    monkeypatch.setattr("filelock.FileLock.acquire", no_lock)
     assert (cached_folder("x", {}, be_overtaken) / "data").read_text() == "one"
-    assert len(list(cache.iterdir())) == 1
+    assert len(content(cache)) == 1
 
 
-def test_a_full_disk_says_what_to_do() -> None:
+def test_a_full_disk_says_what_to_do(cache: Path) -> None:
     def fill(folder: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -76,7 +106,7 @@ def test_a_folder_that_cannot_be_made_says_what_to_do(cache: Path) -> None:
 
 
 def test_the_place_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("LLM2VEC_PL_CACHE")
+    monkeypatch.delenv("LLM2VEC_PL_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     assert cache_root() == Path("/somewhere/llm2vec_pl")
     monkeypatch.delenv("XDG_CACHE_HOME")

@@ -9,7 +9,8 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ def cached_folder(name: str, recipe: dict[str, Any], write: Callable[[Path], Non
     """The folder made from a recipe, from the cache where it is there.
 
     It is written under another name and renamed when complete: a killed run leaves nothing that
-    would be read, and of two processes that build the same folder the first to finish wins.
+    would be read. Of processes that want the same folder at once, as the ranks of a node do, one
+    builds it and the others wait.
 
     Args:
         name: what is kept, the first part of the folder's name.
@@ -50,6 +52,32 @@ def cached_folder(name: str, recipe: dict[str, Any], write: Callable[[Path], Non
     folder = cache_root() / f"{name}-{fingerprint(recipe)}"
     if folder.is_dir():
         return folder
+    with _alone(folder):
+        if not folder.is_dir():
+            _build(folder, recipe, write)
+    return folder
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time; the lock of one that was killed is free."""
+    from filelock import FileLock
+
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except NotImplementedError:  # a file system without locks: then the first to finish wins
+        pass
+    except OSError as error:
+        raise _not_writable(folder.parent, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _build(folder: Path, recipe: dict[str, Any], write: Callable[[Path], None]) -> None:
     unfinished = _new_unfinished(folder.parent)
     try:
         write(unfinished)
@@ -65,12 +93,10 @@ def cached_folder(name: str, recipe: dict[str, Any], write: Callable[[Path], Non
             raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return folder
 
 
 def _new_unfinished(root: Path) -> Path:
     try:
-        root.mkdir(parents=True, exist_ok=True)
         for left in root.glob(_UNFINISHED + "*"):  # what killed runs left behind
             if time.time() - left.stat().st_mtime > _ABANDONED_AFTER:
                 shutil.rmtree(left, ignore_errors=True)
@@ -78,7 +104,11 @@ def _new_unfinished(root: Path) -> Path:
         folder.mkdir()  # not `tempfile.mkdtemp`, whose folders only their owner can read
         return folder
     except OSError as error:
-        raise UserError(
-            f"Cannot write the cache in {root}: {error.strerror}. "
-            "Set the environment variable LLM2VEC_PL_CACHE to a folder that can be written."
-        ) from error
+        raise _not_writable(root, error) from error
+
+
+def _not_writable(root: Path, error: OSError) -> UserError:
+    return UserError(
+        f"Cannot write the cache in {root}: {error.strerror}. "
+        "Set the environment variable LLM2VEC_PL_CACHE to a folder that can be written."
+    )
