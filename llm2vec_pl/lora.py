@@ -17,10 +17,13 @@ def linear_layers(decoder: nn.Module) -> list[str]:
     """Names that pick every linear layer of a decoder, as `q_proj` or `down_proj`.
 
     Routers of mixtures of experts are not linear layers of this exact type and stay as they are:
-    an adapter on them would change which expert sees a token.
+    an adapter on them would change which expert sees a token. Where there is none of this type, as
+    in falcon, a type derived from it will do.
     """
-    kinds = {nn.Linear, Conv1D, *_quantised_linear_layers()}
-    names = [name for name, module in decoder.named_modules() if type(module) in kinds]
+    kinds = (nn.Linear, Conv1D, *_quantised_linear_layers())
+    modules = list(decoder.named_modules())
+    names = [name for name, module in modules if type(module) in kinds]
+    names = names or [name for name, module in modules if isinstance(module, kinds)]
     return sorted({_suffix(name) for name in names})
 
 

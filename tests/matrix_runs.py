@@ -23,6 +23,7 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.fsdp2 import FSDP2
 from llm2vec_pl.objectives import MNTP, Contrastive, Objective
+from llm2vec_pl.objectives.causal_lm import CausalLM
 
 STEPS = 3
 TEXTS = [*QUERIES, *POSITIVES, *QUERIES[::-1]]  # eight in a step
@@ -51,17 +52,17 @@ class Batches(LightningDataModule):
     def train_dataloader(self) -> Any:
         rank, ranks = self.trainer.global_rank, self.trainer.world_size
         rows = slice(rank * 8 // ranks, (rank + 1) * 8 // ranks)
-        make = mntp_batch if isinstance(self.objective, MNTP) else pairs
+        make = pairs if isinstance(self.objective, Contrastive) else blocks
         batches = [make(self.objective, rows, step) for step in self.steps]
         return torch.utils.data.DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
 
 
-def mntp_batch(objective: Objective, rows: slice, step: int) -> Any:
-    """With other numbers of hidden tokens on each rank."""
-    assert isinstance(objective, MNTP)
+def blocks(objective: Objective, rows: slice, step: int) -> Any:
+    """With other numbers of labels on each rank."""
     batch = objective.encoder.text([TEXTS[(8 * step + i) % len(TEXTS)] for i in range(8)])
     batch.pop("pooling_mask")
-    batch = objective.masked(batch, torch.Generator().manual_seed(step))
+    if isinstance(objective, MNTP):
+        batch = objective.masked(batch, torch.Generator().manual_seed(step))
     return {key: value[rows] for key, value in batch.items()}
 
 
@@ -75,6 +76,7 @@ def losses(model: str, case: dict[str, Any]) -> list[float]:
     """Trains one case; the loss of each batch, as one process with all texts would have it."""
     encoder = Encoder(
         model,
+        bidirectional=case["objective"] != "causal language model",
         lora_rank=case.get("lora_rank", 4),
         lora_dropout=0.0,
         quantization=case["quantization"],
@@ -118,6 +120,8 @@ def objective_of(name: str, encoder: Encoder) -> Objective:
     """MNTP, or contrastive learning with weights of its own, whole or in chunks."""
     torch.manual_seed(1)
     rate = {"learning_rate": 3e-3, "warmup_steps": 0, "schedule": "constant"}
+    if name == "causal language model":
+        return CausalLM(encoder, **rate)  # type: ignore[arg-type]
     if name == "mntp":
         return MNTP(encoder, **rate)  # type: ignore[arg-type]
     return Contrastive(

@@ -42,7 +42,7 @@ def cases() -> list[Case]:
         if (p, o) != ("bf16-mixed", "contrastive") or q is None  # a case takes a second or two
     ]
     ways = [{**PLAIN, "objective": o, **w} for o, w in product(OBJECTIVES[::2], WAYS_OF_TRAINING)]
-    return crossed + ways
+    return [*crossed, *ways, {**PLAIN, "objective": "causal language model"}]
 
 
 def cases_on_four_ranks() -> list[Case]:

@@ -16,7 +16,7 @@ from llm2vec_pl.text import TokenBatch
 class CausalLM(NextTokenObjective):
     """Next token prediction with causal attention, for pre-training a small decoder.
 
-    Hidden matrices are trained with Muon and the rest with AdamW.
+    Hidden matrices are trained with Muon and the rest with AdamW, or all with it under FSDP2.
 
     Args:
         encoder: a causal one, with all weights trained.
@@ -52,5 +52,7 @@ class CausalLM(NextTokenObjective):
         return {**batch, "labels": labels}
 
     def optimizer(self) -> Optimizer:
-        """Muon on hidden matrices, AdamW on embeddings and norms."""
+        """Muon on hidden matrices, AdamW on embeddings and norms; under FSDP2 AdamW on all."""
+        if self.device_mesh is not None:  # Muon wants whole matrices
+            return super().optimizer()
         return muon_and_adamw(self.encoder, self.learning_rate, self.weight_decay)
