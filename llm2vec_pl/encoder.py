@@ -25,7 +25,7 @@ from llm2vec_pl.influence import evaluating
 from llm2vec_pl.loading import load_parts
 from llm2vec_pl.packing import lay_out, share_out
 from llm2vec_pl.pooling import Pooling, pool, pool_packed
-from llm2vec_pl.quantisation import Quantization
+from llm2vec_pl.quantization import Quantization
 from llm2vec_pl.sharding import is_sharded
 from llm2vec_pl.source import (
     locate,
@@ -175,7 +175,7 @@ class Encoder(nn.Module):
         Args:
             mesh: the ranks among which the decoder is shared out (FSDP2), each reading its own
                 rows of the weights; each has all of it if None.
-            device: where sharded and quantised weights go; others stay on the CPU.
+            device: where sharded and quantized weights go; others stay on the CPU.
 
         Returns:
             The encoder itself.

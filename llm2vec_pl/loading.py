@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from llm2vec_pl.attention import can_pack
 from llm2vec_pl.bidirectional import make_bidirectional
 from llm2vec_pl.head import split_causal_lm
-from llm2vec_pl.quantisation import keep_unpacked, quantization_config
+from llm2vec_pl.quantization import keep_unpacked, quantization_config
 from llm2vec_pl.sharded_weights import WeightFiles, places_of
 from llm2vec_pl.sharding import shard_decoder
 from llm2vec_pl.weights import empty_weights, random_weights, read_weights
@@ -39,7 +39,7 @@ def load_parts(encoder: Encoder, mesh: DeviceMesh | None, device: torch.device |
     Args:
         encoder: one that is constructed only.
         mesh: the ranks that share the decoder's weights; None keeps them whole.
-        device: where sharded and quantised weights go; others stay on the CPU.
+        device: where sharded and quantized weights go; others stay on the CPU.
 
     Raises:
         UserError: if the weights or an adapter do not fit.
@@ -83,8 +83,8 @@ def _read(
             return merged_weights(source, encoder.adapters, dtype, *how), None
         source = merged_source(source, encoder.adapters, dtype, encoder.trust_remote_code)
     if encoder.quantization:
-        quantised = quantization_config(encoder.quantization, dtype, device)
-        return read_weights(source, dtype, *how, quantised, device), None
+        quantized = quantization_config(encoder.quantization, dtype, device)
+        return read_weights(source, dtype, *how, quantized, device), None
     if (
         mesh is not None and not encoder.lora_options["dora"]
     ):  # whose magnitudes are made from the weights

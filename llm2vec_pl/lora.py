@@ -20,7 +20,7 @@ def linear_layers(decoder: nn.Module) -> list[str]:
     an adapter on them would change which expert sees a token. Where there is none of this type, as
     in falcon, a type derived from it will do.
     """
-    kinds = (nn.Linear, Conv1D, *_quantised_linear_layers())
+    kinds = (nn.Linear, Conv1D, *_quantized_linear_layers())
     modules = list(decoder.named_modules())
     names = [name for name, module in modules if type(module) in kinds]
     names = names or [name for name, module in modules if isinstance(module, kinds)]
@@ -116,7 +116,7 @@ def _suffix(name: str) -> str:
     return ".".join(parts[-2:]) if parts[-1].isdigit() else parts[-1]
 
 
-def _quantised_linear_layers() -> list[type[nn.Module]]:
+def _quantized_linear_layers() -> list[type[nn.Module]]:
     try:
         from bitsandbytes.nn import Linear4bit, Linear8bitLt
     except ImportError:

@@ -1,4 +1,4 @@
-"""A model with its earlier adapters merged in, kept on disk: to be sharded or quantised from."""
+"""A model with its earlier adapters merged in, kept on disk: to be sharded or quantized from."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def merged_source(
     """Where to read the weights with these adapters merged in.
 
     One process of a node merges in float32, as always, and keeps the result in the package's
-    cache, as large as the model itself. Sharded and quantised decoders need it there: a rank has no
+    cache, as large as the model itself. Sharded and quantized decoders need it there: a rank has no
     room for the whole model, and a LoRA cannot be merged into 4 bits without loss.
 
     Args:

@@ -33,7 +33,7 @@ def read_weights(
         attention_dropout: chance of an attention weight to be dropped; the model's own if None.
         trust_remote_code: run modelling code that comes with the weights.
         quantization: transformers' configuration of it, if any.
-        device: where quantised weights go; others are read onto the CPU.
+        device: where quantized weights go; others are read onto the CPU.
 
     Raises:
         UserError: if they cannot be read.
@@ -41,7 +41,7 @@ def read_weights(
     from transformers import AutoConfig, AutoModelForCausalLM
 
     place = {"revision": source.revision, "trust_remote_code": trust_remote_code}
-    quantised = {"quantization_config": quantization, "device_map": {"": device}}
+    quantized = {"quantization_config": quantization, "device_map": {"": device}}
     try:
         config = AutoConfig.from_pretrained(source.base, **place)
         own = _set_attention_dropout(config, attention_dropout)
@@ -51,7 +51,7 @@ def read_weights(
             dtype=dtype,
             attn_implementation=attention,
             use_safetensors=True,
-            **(quantised if quantization else {}),
+            **(quantized if quantization else {}),
             **place,
         )
     except (ImportError, OSError, ValueError) as error:

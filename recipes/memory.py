@@ -1,7 +1,7 @@
 """Estimates the memory that training needs on each device, from a model's configuration alone.
 
 python recipes/memory.py                # some models and settings
-python recipes/memory.py --model llama-3-8b --tokens 4096 --quantisation nf4
+python recipes/memory.py --model llama-3-8b --tokens 4096 --quantization nf4
 python recipes/memory.py --model Qwen/Qwen3-4B --lora_rank 0 --devices 8 --sharded true
 """
 
@@ -17,7 +17,7 @@ from llm2vec_pl.encoder import Dtype
 from llm2vec_pl.errors import UserError, user_errors
 from llm2vec_pl.memory import Memory, Step, estimate
 from llm2vec_pl.memory.step import gib
-from llm2vec_pl.memory.weights import Quantisation
+from llm2vec_pl.memory.weights import Quantization
 from llm2vec_pl.source import locate, read_config
 
 # Shapes of models whose configurations the hub keeps behind a licence.
@@ -42,7 +42,7 @@ SHAPES: dict[str, PretrainedConfig] = {
 }
 
 FULL = {"lora_rank": 0, "dtype": "float32"}
-NF4 = {"quantisation": "nf4"}
+NF4 = {"quantization": "nf4"}
 BATCH = Step(32 * 512)  # the paper's for MNTP, on one device
 SHARE: dict[str, Any] = {"tokens": 4 * 512}
 CASES: list[tuple[str, dict[str, Any], Step]] = [
@@ -75,7 +75,7 @@ def run(
     model: str | None = None,
     dtype: Dtype = "bfloat16",
     lora_rank: int = 16,
-    quantisation: Quantisation | None = None,
+    quantization: Quantization | None = None,
     gradient_checkpointing: bool = True,
 ) -> None:
     """Prints a table.
@@ -86,12 +86,12 @@ def run(
             null prints a table of examples, whatever the other flags say.
         dtype: of the weights; a LoRA's is float32.
         lora_rank: 0 trains all weights.
-        quantisation: of the frozen linear layers.
+        quantization: of the frozen linear layers.
         gradient_checkpointing: keep the layers' inputs only.
     """
     cases = CASES
     if model is not None:
-        how: dict[str, Any] = {"dtype": dtype, "lora_rank": lora_rank, "quantisation": quantisation}
+        how: dict[str, Any] = {"dtype": dtype, "lora_rank": lora_rank, "quantization": quantization}
         cases = [(model, how, step)]
     print(f"| {' | '.join(COLUMNS)} |", "|".join(["", *["---"] * len(COLUMNS), ""]), sep="\n")
     for name, how, each in cases:
@@ -105,7 +105,7 @@ def run(
 def row(how: dict[str, Any], step: Step, memory: Memory) -> list[str]:
     """The cells of a case."""
     trained = f"LoRA {how.get('lora_rank', 16)}" if how.get("lora_rank", 16) else "all"
-    weights = how.get("quantisation") or how.get("dtype", "bfloat16")
+    weights = how.get("quantization") or how.get("dtype", "bfloat16")
     several = f", {'FSDP2' if step.sharded else 'DDP'}" if step.devices > 1 else ""
     known = memory.activations is not None
     passing = gib((memory.activations or 0) + memory.transient) if known else "unknown"

@@ -1,4 +1,4 @@
-"""Strategy x precision x quantisation x objective x ranks: each trains as one process does.
+"""Strategy x precision x quantization x objective x ranks: each trains as one process does.
 
 The table of the largest differences is printed, and written to `LLM2VEC_PL_MATRIX` where that names
 a file: `LLM2VEC_PL_MATRIX=matrix.md pytest -s tests/test_matrix.py`.
@@ -82,7 +82,7 @@ def alone(run: Any) -> list[list[float]]:
 @pytest.fixture(scope="module")
 def table() -> Any:
     rows = [
-        "| strategy | ranks | precision | quantisation | objective | with | largest difference |",
+        "| strategy | ranks | precision | quantization | objective | with | largest difference |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     yield rows

@@ -51,7 +51,7 @@ def test_nf4_with_its_scales_takes_a_little_over_half_a_byte_a_weight_of_the_lin
     linear = 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336)
     rest = 2 * (7_241_732_096 - linear)
     assert pytest.approx(0.5 + 1 / 64 + 4 / 64 / 256) == NF4_BYTES
-    frozen = estimate(MistralConfig(), STEP, quantisation="nf4").frozen
+    frozen = estimate(MistralConfig(), STEP, quantization="nf4").frozen
     assert frozen == pytest.approx(rest + linear * NF4_BYTES, abs=1000)
 
 

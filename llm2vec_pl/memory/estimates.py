@@ -14,7 +14,7 @@ from llm2vec_pl.bidirectional import make_bidirectional
 from llm2vec_pl.head import split_causal_lm
 from llm2vec_pl.memory.activations import Activations, measure, quiet
 from llm2vec_pl.memory.step import Memory, Step, add_up
-from llm2vec_pl.memory.weights import Quantisation, found_weights, planned_weights
+from llm2vec_pl.memory.weights import Quantization, found_weights, planned_weights
 
 
 def estimate(
@@ -24,7 +24,7 @@ def estimate(
     dtype: str = "bfloat16",
     lora_rank: int = 16,
     lora_dropout: float = 0.05,
-    quantisation: Quantisation | None = None,
+    quantization: Quantization | None = None,
     gradient_checkpointing: bool = False,
     attention: str | None = None,
 ) -> Memory | None:
@@ -36,7 +36,7 @@ def estimate(
         dtype: of the weights; a LoRA's is float32.
         lora_rank: 0 trains all weights.
         lora_dropout: on the LoRA's input, whose mask is kept.
-        quantisation: of the frozen linear layers.
+        quantization: of the frozen linear layers.
         gradient_checkpointing: keep the layers' inputs only.
         attention: transformers' implementation; the architecture's best one if None. Fused ones
             all keep the same.
@@ -47,7 +47,7 @@ def estimate(
     model = _without_data(config, dtype, attention, step.device == "cuda")
     if model is None:
         return None
-    weights = list(planned_weights(*model, lora_rank, quantisation))
+    weights = list(planned_weights(*model, lora_rank, quantization))
     decoder, _ = model
     activations = _activations(decoder, step, lora_rank, lora_dropout, gradient_checkpointing)
     return add_up(weights, activations, step, _vocabulary(config))

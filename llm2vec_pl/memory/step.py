@@ -142,7 +142,7 @@ def add_up(
         kept, beside, last = activations.kept, activations.transient, activations.last
     own_head = sum(w.size for w in weights if w.trained and w.group == HEAD)
     gathered = _gathered(weights) if shards > 1 else 0
-    decoded = max((w.count for w in weights if w.quantised), default=0) * 2  # one layer at a time
+    decoded = max((w.count for w in weights if w.quantized), default=0) * 2  # one layer at a time
     moments = (
         (
             buckets + (trained if step.accumulates else own_head if step.labels else 0),

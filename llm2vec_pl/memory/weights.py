@@ -11,10 +11,10 @@ from transformers.pytorch_utils import Conv1D
 
 from llm2vec_pl.influence import decoder_layers
 
-Quantisation = Literal["nf4", "int8"]
+Quantization = Literal["nf4", "int8"]
 
 NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)
-"""Of a weight: 4 bits, and its share of the scales, quantised themselves (QLoRA, section 3)."""
+"""Of a weight: 4 bits, and its share of the scales, quantized themselves (QLoRA, section 3)."""
 
 HEAD, REST = "head", "rest"
 
@@ -28,23 +28,23 @@ class Weight:
         count: numbers.
         size: bytes.
         trained: whether it is.
-        quantised: how, if it is.
+        quantized: how, if it is.
     """
 
     group: str
     count: int
     size: int
     trained: bool
-    quantised: Quantisation | None = None
+    quantized: Quantization | None = None
 
     @property
     def shards(self) -> bool:
         """Whether FSDP2 gives each device a part of it; the head and int8 are whole everywhere."""
-        return self.group != HEAD and self.quantised != "int8"
+        return self.group != HEAD and self.quantized != "int8"
 
 
 def planned_weights(
-    decoder: nn.Module, head: nn.Module, lora_rank: int, quantisation: Quantisation | None
+    decoder: nn.Module, head: nn.Module, lora_rank: int, quantization: Quantization | None
 ) -> Iterator[Weight]:
     """The weights that an `Encoder` will have.
 
@@ -52,7 +52,7 @@ def planned_weights(
         decoder: as transformers builds it, on any device.
         head: from `split_causal_lm`.
         lora_rank: 0 trains all weights but an untied head.
-        quantisation: of the decoder's linear layers.
+        quantization: of the decoder's linear layers.
     """
     linear = {id(m.weight) for m in decoder.modules() if type(m) in (nn.Linear, Conv1D)}
     groups = _groups(decoder, head)
@@ -60,9 +60,9 @@ def planned_weights(
     for weight in (*decoder.parameters(), *_only(head, decoders)):
         group, count = groups.get(id(weight), REST), weight.numel()
         size = count * weight.element_size()
-        if quantisation and id(weight) in linear:
-            size = quantised_size(count, len(weight), quantisation)
-            yield Weight(group, count, size, trained=False, quantised=quantisation)
+        if quantization and id(weight) in linear:
+            size = quantized_size(count, len(weight), quantization)
+            yield Weight(group, count, size, trained=False, quantized=quantization)
         else:
             yield Weight(group, count, size, not lora_rank and id(weight) in decoders)
         if lora_rank and id(weight) in linear:
@@ -78,17 +78,17 @@ def found_weights(encoder: Any) -> Iterator[Weight]:
         size, kind = count * weight.element_size(), type(weight).__name__
         if kind == "Params4bit":
             count = 2 * size if weight.bnb_quantized else count  # two in a byte
-            yield Weight(group, count, quantised_size(count, 1, "nf4"), False, quantised="nf4")
+            yield Weight(group, count, quantized_size(count, 1, "nf4"), False, quantized="nf4")
         elif kind == "Int8Params":
-            size = quantised_size(count, len(weight), "int8")
-            yield Weight(group, count, size, False, quantised="int8")
+            size = quantized_size(count, len(weight), "int8")
+            yield Weight(group, count, size, False, quantized="int8")
         else:
             yield Weight(group, count, size, weight.requires_grad)
 
 
-def quantised_size(count: int, rows: int, quantisation: Quantisation) -> int:
+def quantized_size(count: int, rows: int, quantization: Quantization) -> int:
     """Bytes of a matrix of so many numbers, with its scales."""
-    if quantisation == "nf4":
+    if quantization == "nf4":
         return round(count * NF4_BYTES)
     return count + 4 * rows  # a scale a row, in float32
 

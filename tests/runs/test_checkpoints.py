@@ -1,10 +1,14 @@
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from trained import quiet_trainer, small_data, small_mntp
 
 from llm2vec_pl.errors import UserError
+from llm2vec_pl.runs.checkpoint_files import CheckpointFiles
 from llm2vec_pl.runs.checkpoints import Checkpoints
 
 
@@ -18,6 +22,14 @@ class Watched(Checkpoints):
     def _save_last(self, trainer):
         super()._save_last(trainer)
         self.saved.append((trainer.global_step, trainer.fit_loop.epoch_loop.total_batch_idx + 1))
+
+
+class KeepFirst(Callback):
+    """Sends the checkpoint of step 3 to a file of its own."""
+
+    def on_train_batch_end(self, trainer, pl_module, *args):
+        if trainer.global_step == 3:
+            trainer.save_checkpoint(Path(trainer.default_root_dir) / "first.ckpt")
 
 
 def train(llama_folder, tmp_path, callback, **options):
@@ -63,6 +75,28 @@ def test_a_checkpoint_has_the_size_of_the_adapter(llama_folder, tmp_path):
     assert saved["state_dict"].keys() == trained
     (optimizer,) = saved["optimizer_states"]
     assert optimizer["state"].keys() == trained
+
+
+def test_checkpoints_written_while_the_next_steps_run_are_of_their_own_step(llama_folder, tmp_path):
+    class Slow(CheckpointFiles):
+        """Writes when later steps have changed the weights."""
+
+        def save_checkpoint(self, checkpoint, path, storage_options=None):
+            time.sleep(0.3)
+            super().save_checkpoint(checkpoint, path, storage_options)
+
+    saved = []
+    for name, plugin in [("at once", CheckpointFiles()), ("later", AsyncCheckpointIO(Slow()))]:
+        folder = tmp_path / name
+        folder.mkdir()
+        torch.manual_seed(0)
+        options = {"max_steps": 5, "limit_val_batches": 0, "plugins": [plugin]}
+        trainer = quiet_trainer(folder, KeepFirst(), enable_checkpointing=False, **options)
+        trainer.fit(small_mntp(llama_folder), small_data(tmp_path))
+        saved.append(torch.load(folder / "first.ckpt", weights_only=True))
+    assert saved[0]["global_step"] == saved[1]["global_step"] == 3
+    for name, weight in saved[0]["state_dict"].items():
+        assert torch.equal(saved[1]["state_dict"][name], weight)
 
 
 def test_a_fast_dev_run_writes_nothing(llama_folder, tmp_path):

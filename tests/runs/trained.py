@@ -23,7 +23,13 @@ def articles(folder: Path, count: int = 60) -> str:
 
 def quiet_trainer(folder: Path, *callbacks: Any, **options: Any) -> Trainer:
     """A CPU trainer whose only output is its checkpoints, those of the recipes."""
-    settings = {"max_steps": 4, "limit_val_batches": 2, "num_sanity_val_steps": 0, **options}
+    settings = {
+        "max_steps": 4,
+        "limit_val_batches": 2,
+        "num_sanity_val_steps": 0,
+        "plugins": [CheckpointFiles()],
+        **options,
+    }
     return Trainer(
         accelerator="cpu",
         default_root_dir=folder,
@@ -31,7 +37,6 @@ def quiet_trainer(folder: Path, *callbacks: Any, **options: Any) -> Trainer:
         enable_progress_bar=False,
         enable_model_summary=False,
         log_every_n_steps=1,
-        plugins=[CheckpointFiles()],
         callbacks=[*callbacks] or [Checkpoints(every_n_steps=2)],
         **settings,
     )

@@ -13,12 +13,12 @@ Quantization = Literal["nf4", "int8"]
 
 
 def quantization_config(kind: Quantization, dtype: torch.dtype, device: torch.device) -> Any:
-    """What transformers needs to quantise the weights as it reads them.
+    """What transformers needs to quantize the weights as it reads them.
 
-    The linear layers of the decoder are quantised, the language modelling head is not.
+    The linear layers of the decoder are quantized, the language modelling head is not.
 
     Args:
-        kind: "nf4", 4 bits that are quantised twice, or "int8".
+        kind: "nf4", 4 bits that are quantized twice, or "int8".
         dtype: of the weights that stay as they are, and of the computation on a CPU.
         device: on CUDA the 4-bit layers compute in bfloat16.
 

@@ -33,7 +33,7 @@ def stage(folder: str, tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize(("kind", "layer"), [("nf4", "Linear4bit"), ("int8", "Linear8bitLt")])
-def test_the_decoder_is_quantised_and_neither_its_lora_nor_its_head(folder, kind, layer):
+def test_the_decoder_is_quantized_and_neither_its_lora_nor_its_head(folder, kind, layer):
     encoder = Encoder(folder, lora_rank=4, quantization=kind).load()
     attention = encoder.decoder.get_base_model().layers[0].self_attn
     assert layer in [type(m).__name__ for m in attention.q_proj.modules()]
@@ -43,19 +43,19 @@ def test_the_decoder_is_quantised_and_neither_its_lora_nor_its_head(folder, kind
 
 
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
-def test_a_stage_opens_quantised_and_embeds_nearly_the_same(stage, kind, tmp_path, monkeypatch):
+def test_a_stage_opens_quantized_and_embeds_nearly_the_same(stage, kind, tmp_path, monkeypatch):
     """Its adapter is merged before the weights are rounded."""
     monkeypatch.setenv("LLM2VEC_PL_CACHE", str(tmp_path / "cache"))
-    quantised = Encoder.from_pretrained(stage, quantization=kind)
+    quantized = Encoder.from_pretrained(stage, quantization=kind)
     whole = Encoder.from_pretrained(stage)
-    cosines = torch.cosine_similarity(quantised.encode(QUERIES), whole.encode(QUERIES))
+    cosines = torch.cosine_similarity(quantized.encode(QUERIES), whole.encode(QUERIES))
     assert cosines.min() > 0.9
     (merged,) = (tmp_path / "cache").glob("merged-*")
     assert (merged / "model.safetensors").is_file()
-    assert quantised.settings() == whole.settings()
+    assert quantized.settings() == whole.settings()
 
 
-def test_a_stage_of_a_quantised_encoder_is_an_adapter_that_anyone_opens(folder, tmp_path):
+def test_a_stage_of_a_quantized_encoder_is_an_adapter_that_anyone_opens(folder, tmp_path):
     encoder = Encoder(folder, lora_rank=4, quantization="nf4").load()
     saved = save_encoder(encoder, tmp_path / "saved")
     assert not (saved / "model.safetensors").exists()
@@ -71,13 +71,13 @@ def test_evaluation_between_steps_changes_no_4_bit_weights(folder):
     assert torch.equal(encoder(batch), before)
 
 
-def test_training_quantised_weights_themselves_is_refused(folder):
+def test_training_quantized_weights_themselves_is_refused(folder):
     objective = Contrastive(Encoder(folder, lora_rank=0, quantization="nf4"))
     with pytest.raises(UserError, match="--encoder.lora_rank above 0"):
         fit(objective)
 
 
-def test_random_weights_are_not_quantised(folder):
+def test_random_weights_are_not_quantized(folder):
     with pytest.raises(UserError, match=r"--encoder\.quantization nf4"):
         Encoder(folder, lora_rank=0, random_weights=True, quantization="nf4")
 
