@@ -79,14 +79,8 @@ class TextTokenizer:
         if len(instructions) != len(texts):
             raise UserError(f"Got {len(instructions)} instructions for {len(texts)} texts.")
         heads = [self._before + each for each in instructions]
-        encoded = self.tokenizer(
-            [h + text + self._after for h, text in zip(heads, texts, strict=True)],
-            add_special_tokens=self._adds_special_tokens,
-            return_offsets_mapping=True,
-            return_special_tokens_mask=True,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,  # longer than the model's maximum: cut below
+        encoded = self._encode(
+            heads, texts, return_offsets_mapping=True, return_special_tokens_mask=True
         )
         rows = []
         for i, (head, text) in enumerate(zip(heads, texts, strict=True)):
@@ -98,6 +92,24 @@ class TextTokenizer:
             )
             rows.append(self._cut(encoded["input_ids"][i], pooled))
         return self._pad(rows)
+
+    def lengths(self, texts: Sequence[str], instruction: str = "") -> list[int]:
+        """How many tokens each text has in a batch, padding left out, at most `max_length`."""
+        if not texts:
+            return []
+        encoded = self._encode([self._before + instruction] * len(texts), texts)
+        return [min(max(1, len(ids)), self.max_length) for ids in encoded["input_ids"]]
+
+    def _encode(self, heads: Sequence[str], texts: Sequence[str], **more: bool) -> Any:
+        """The rows' tokens, not cut yet."""
+        return self.tokenizer(
+            [head + text + self._after for head, text in zip(heads, texts, strict=True)],
+            add_special_tokens=self._adds_special_tokens,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,  # longer than the model's maximum: cut later
+            **more,
+        )
 
     def _surroundings(self, template: str | None) -> tuple[str, str]:
         if template is None:

@@ -33,7 +33,7 @@ class TaskRows(NamedTuple):
     """What a sampler needs to know of a task."""
 
     name: str
-    lengths: Rows  # characters of each example
+    lengths: Rows  # characters of each example, or its tokens
     weight: float = 1.0
 
 
@@ -47,18 +47,35 @@ def rows_of_epoch(task: TaskRows, seed: int, epoch: int) -> Rows:
     count = _rows_per_epoch(task)
     if not count:
         return np.empty(0, np.int64)
-    first_pass, skipped = divmod(epoch * count, size)
-    last_pass = (epoch * count + count - 1) // size
-    passes = [
-        np.random.default_rng([seed, text_id(task.name), number]).permutation(size)
-        for number in range(first_pass, last_pass + 1)
-    ]
-    return np.concatenate(passes)[skipped : skipped + count]
+    passes, skipped = passes_of_epoch(size, count, epoch)
+    rows = [pass_generator(task, seed, number).permutation(size) for number in passes]
+    return np.concatenate(rows)[skipped : skipped + count]
+
+
+def passes_of_epoch(size: int, count: int, epoch: int) -> tuple[range, int]:
+    """The passes that an epoch walks through, and how much of the first came in epochs before.
+
+    Args:
+        size: things in a pass.
+        count: things that an epoch uses.
+        epoch: its number.
+    """
+    first, skipped = divmod(epoch * count, size)
+    return range(first, (epoch * count + count - 1) // size + 1), skipped
+
+
+def pass_generator(task: TaskRows, seed: int, number: int) -> np.random.Generator:
+    """What the order of one pass through a task is drawn by."""
+    return np.random.default_rng([seed, text_id(task.name), number])
+
+
+def per_epoch(size: int, weight: float) -> int:
+    """How many of so many things an epoch uses: one at least, where it uses any."""
+    return max(1, round(size * weight)) if size and weight > 0 else 0
 
 
 def _rows_per_epoch(task: TaskRows) -> int:
-    size = len(task.lengths)
-    return max(1, round(size * task.weight)) if size and task.weight > 0 else 0
+    return per_epoch(len(task.lengths), task.weight)
 
 
 class TaskBatches(ResumableBatches):
@@ -105,8 +122,8 @@ class TaskBatches(ResumableBatches):
         start, self.start = self.start, 0
         batches = [
             (number, rows)
-            for number, task in enumerate(self.tasks)
-            for rows in self._global_batches(task, *self._seed_and_epoch)
+            for number in range(len(self.tasks))
+            for rows in self._global_batches(number, *self._seed_and_epoch)
         ]
         order = self._order(len(batches)).tolist()
         for stop in self.stops(start):
@@ -115,7 +132,7 @@ class TaskBatches(ResumableBatches):
             yield TaskBatch(task, mine, self._seed_and_epoch[1], stop - 1)
 
     @override
-    def stops(self, start: int = 0) -> list[int]:
+    def stops(self, start: int = 0) -> Sequence[int]:
         none = np.empty(0, np.int64)
         sizes = np.concatenate([none, *(self._sizes(task) for task in self.tasks)])
         enough = np.flatnonzero(sizes[self._order(len(sizes))] >= self.least)
@@ -125,7 +142,11 @@ class TaskBatches(ResumableBatches):
     @override
     def required(self) -> dict[str, int]:
         count = sum(len(self._sizes(task)) for task in self.tasks)
-        return {"global_batch_size": self.global_batch_size, "global_batches": count}
+        return {
+            "global_batch_size": self.global_batch_size,
+            "global_batches": count,
+            "max_tokens": 0,  # none
+        }
 
     @property
     def _seed_and_epoch(self) -> tuple[int, int]:
@@ -139,7 +160,9 @@ class TaskBatches(ResumableBatches):
         full, rest = divmod(_rows_per_epoch(task), self.global_batch_size)
         return np.array([self.global_batch_size] * full + [rest] * (rest >= 2), np.int64)
 
-    def _global_batches(self, task: TaskRows, seed: int, epoch: int) -> Iterator[Rows]:
+    def _global_batches(self, number: int, seed: int, epoch: int) -> Iterator[Rows]:
+        """The rows of each batch of a task in an epoch, across all ranks."""
+        task = self.tasks[number]
         rows = rows_of_epoch(task, seed, epoch)
         size = self.global_batch_size
         rows = rows[: self._sizes(task).sum()]

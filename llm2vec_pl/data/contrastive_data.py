@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -12,8 +13,14 @@ from llm2vec_pl.data.encoder_data import EncoderData
 from llm2vec_pl.data.fit_progress import FitProgress
 from llm2vec_pl.data.resumable import ResumableLoader
 from llm2vec_pl.data.splits import SPLITS, Split
+from llm2vec_pl.data.token_batches import TokenBatches
+from llm2vec_pl.data.token_counts import TokenCounter
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.text import TextTokenizer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class ContrastiveData(EncoderData):
@@ -26,21 +33,28 @@ class ContrastiveData(EncoderData):
         num_workers: processes that read and tokenise batches.
         seed: of the order, and of what is drawn where a row has several texts; both are functions
             of seed and epoch.
+        max_tokens: tokens per batch and device; a batch then has `batch_size` examples at most.
+            Padding is not counted. None: no limit.
     """
 
-    def __init__(self, batch_size: int, num_workers: int, seed: int) -> None:
+    def __init__(
+        self, batch_size: int, num_workers: int, seed: int, max_tokens: int | None = None
+    ) -> None:
         super().__init__()
         for flag, value, least in [
             ("batch_size", batch_size, 1),
             ("num_workers", num_workers, 0),
             ("seed", seed, 0),
+            ("max_tokens", max_tokens, 1),
         ]:
-            if value < least:
+            if value is not None and value < least:
                 raise UserError(f"--data.{flag} expects at least {least}, but got {value}.")
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed
+        self.max_tokens = max_tokens
         self.tasks: list[Task] = []
+        self._rows: dict[Split, list[TaskRows]] = {}
 
     def read_tasks(self) -> list[Task]:
         """The tasks with their examples; read from a cache where reading takes long."""
@@ -53,12 +67,12 @@ class ContrastiveData(EncoderData):
         return text
 
     def prepare_data(self) -> None:
-        """Writes what `read_tasks` caches; once on each node."""
-        self.read_tasks()
+        """Writes what `read_tasks` caches, and the counts of tokens; once on each node."""
+        self._tasks_and_lengths()
 
     def setup(self, stage: str | None = None) -> None:
         """Opens the tasks, and says what is in them."""
-        self.tasks = [task for task in self.read_tasks() if task.weight > 0]
+        self.tasks, self._rows = self._tasks_and_lengths()
         if not len(self.batches("train")):
             raise UserError(
                 f"{type(self).__name__} has no batch to train on: it needs at least "
@@ -84,15 +98,32 @@ class ContrastiveData(EncoderData):
 
     def batches(self, split: Split) -> TaskBatches:
         """Names the batches of this rank."""
-        return TaskBatches(
-            TextBatches(self.tasks, split, self.seed),
-            [TaskRows(task.name, task.examples(split).lengths, task.weight) for task in self.tasks],
-            self.batch_size,
-            rank=self.rank,
-            world_size=self.world_size,
-            seed=self.seed,
-            shuffle=split == "train",
-        )
+        options: dict[str, Any] = {
+            "rank": self.rank,
+            "world_size": self.world_size,
+            "seed": self.seed,
+            "shuffle": split == "train",
+        }
+        texts, rows = TextBatches(self.tasks, split, self.seed), self._rows[split]
+        if self.max_tokens is None:
+            return TaskBatches(texts, rows, self.batch_size, **options)
+        return TokenBatches(texts, rows, self.batch_size, self.max_tokens, **options)
+
+    def _tasks_and_lengths(self) -> tuple[list[Task], dict[Split, list[TaskRows]]]:
+        """The tasks that are used, and how long their examples are."""
+        tasks = [task for task in self.read_tasks() if task.weight > 0]
+        rows: dict[Split, list[TaskRows]] = {
+            split: [TaskRows(t.name, self._lengths(t, split), t.weight) for t in tasks]
+            for split in SPLITS
+        }
+        return tasks, rows
+
+    def _lengths(self, task: Task, split: Split) -> NDArray[np.int64]:
+        examples = task.examples(split)
+        if self.max_tokens is None:
+            return examples.lengths
+        name = f"{type(self).__name__}: {task.name}"
+        return examples.tokens(TokenCounter(self.text, task.instruction, name))
 
     def _loader(self, split: Split) -> ResumableLoader:
         # It would put a sampler in the place of ours.
@@ -117,11 +148,19 @@ class ContrastiveData(EncoderData):
             )
             for note in task.notes:
                 rank_zero_info(f"{name}: {task.name}: {note}")
-        devices = f" on each of {self.world_size:,} devices" if self.world_size > 1 else ""
         for split in SPLITS:
             sampler = self.batches(split)
             left = ", ".join(f"{count:,} of {task}" for task, count in sampler.left_over.items())
             rank_zero_info(
-                f"{name}: {len(sampler):,} {split} batches of {self.batch_size:,} examples{devices}"
+                f"{name}: {len(sampler):,} {split} batches of {self._size_of(sampler)}"
                 + (f"; rows left over: {left}" if left else "")
             )
+
+    def _size_of(self, sampler: TaskBatches) -> str:
+        size = f"{self.batch_size:,} examples"
+        devices = f" on each of {self.world_size:,} devices" if self.world_size > 1 else ""
+        if not isinstance(sampler, TokenBatches):
+            return size + devices
+        mean = sampler.examples_per_batch
+        average = f"{mean:,.0f}" if mean >= 10 else f"{mean:.1f}"
+        return f"at most {size} and {self.max_tokens:,} tokens{devices}, {average} on average"

@@ -51,6 +51,8 @@ class E5(ContrastiveData):
         max_negatives: hard negatives per query; a row with more draws some each epoch.
         max_rows: rows read of each task and split; all where not given.
         batch_size: examples per batch and device.
+        max_tokens: tokens per batch and device; a batch then has `batch_size` examples at most.
+            Padding is not counted. Null: no limit.
         num_workers: processes that read and tokenise batches.
         on_bad_row: what to do with a row without a query or positive, or that cannot be read.
         seed: of the order and of what is drawn; both are functions of seed and epoch.
@@ -69,11 +71,12 @@ class E5(ContrastiveData):
         max_negatives: int = 1,
         max_rows: int | None = None,
         batch_size: int = 32,
+        max_tokens: int | None = None,
         num_workers: int = 0,
         on_bad_row: OnBadRow = "error",
         seed: int = 0,
     ) -> None:
-        super().__init__(batch_size, num_workers, seed)
+        super().__init__(batch_size, num_workers, seed, max_tokens)
         if path is None:
             raise UserError(
                 "--data.path is missing: E5 expects a folder with a jsonl file a task, such as the "

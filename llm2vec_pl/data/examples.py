@@ -15,6 +15,8 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from llm2vec_pl.data.token_counts import TokenCounter
+
 _ROWS_PER_RECORD_BATCH = 10_000
 _CHARACTERS_PER_RECORD_BATCH = 4_000_000  # a column of strings holds 2 GB at most
 
@@ -47,6 +49,9 @@ class Examples(Protocol):
 
     def example(self, row: int, epoch: int) -> Example:
         """One example; where its row has several positives or negatives, those of an epoch."""
+
+    def tokens(self, counter: TokenCounter) -> NDArray[np.int64]:
+        """The most tokens that each can have, whichever texts an epoch draws; for `max_tokens`."""
 
 
 def text_id(text: str) -> int:
@@ -146,6 +151,21 @@ class ArrowExamples:
         columns = batches[batch].columns
         return Candidates(*(column[index - starts[batch]].as_py() for column in columns))
 
+    def tokens(self, counter: TokenCounter) -> NDArray[np.int64]:
+        """The most tokens that each can have, whichever texts an epoch draws."""
+
+        def count() -> NDArray[np.int64]:
+            counts: list[int] = []
+            for batch in self._file[1]:
+                columns = [column.to_pylist() for column in batch.columns]
+                rows = [Candidates(*row) for row in zip(*columns, strict=True)]
+                counts += counter.most(rows, self.max_negatives)
+            return np.array(counts, np.int64)
+
+        # All rows of the folder, of which the two splits often are parts.
+        recipe = {"folder": str(self.folder.resolve()), "max_negatives": self.max_negatives}
+        return counter.kept(recipe, count)[self.rows]
+
     @cached_property
     def _file(self) -> tuple[list[int], list[Any]]:
         import pyarrow as pa
@@ -174,3 +194,16 @@ class ListedExamples:
     def example(self, row: int, epoch: int) -> Example:
         """One example."""
         return self.examples[row]
+
+    def tokens(self, counter: TokenCounter) -> NDArray[np.int64]:
+        """The tokens of each."""
+        rows = [Candidates(e.query, [e.positive], e.negatives) for e in self.examples]
+        return counter.kept({"texts": digest(rows)}, lambda: np.array(counter.most(rows), np.int64))
+
+
+def digest(rows: Iterable[Any]) -> str:
+    """32 hexadecimal digits that change when the texts do."""
+    content = hashlib.blake2b(digest_size=16)
+    for row in rows:
+        content.update(repr(row).encode(errors="surrogatepass"))
+    return content.hexdigest()

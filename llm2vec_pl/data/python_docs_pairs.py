@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from bisect import bisect_left
 from collections.abc import Sequence
+from functools import cache
+from heapq import nlargest
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,12 +14,15 @@ from typing_extensions import override
 
 from llm2vec_pl.data.contrastive_batch import Task
 from llm2vec_pl.data.contrastive_data import ContrastiveData
-from llm2vec_pl.data.examples import Example
+from llm2vec_pl.data.examples import Example, digest
 from llm2vec_pl.data.instructions import Instruction
 from llm2vec_pl.data.python_docs import DocPair, PythonDocs
 from llm2vec_pl.errors import UserError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from llm2vec_pl.data.token_counts import TokenCounter
     from llm2vec_pl.evaluation.retrieval import RetrievalTask
 
 
@@ -32,6 +37,8 @@ class PythonDocsPairs(ContrastiveData):
         max_negatives: hard negatives per query.
         instruction: written right before each query, as "Retrieve the documentation: ".
         batch_size: examples per batch and device.
+        max_tokens: tokens per batch and device; a batch then has `batch_size` examples at most.
+            Padding is not counted. Null: no limit.
         num_workers: processes that read and tokenise batches.
         seed: of the order and of the negatives; both are functions of seed and epoch.
     """
@@ -41,10 +48,11 @@ class PythonDocsPairs(ContrastiveData):
         max_negatives: int = 1,
         instruction: str = "",
         batch_size: int = 32,
+        max_tokens: int | None = None,
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
-        super().__init__(batch_size, num_workers, seed)
+        super().__init__(batch_size, num_workers, seed, max_tokens)
         if max_negatives < 0:
             raise UserError(f"--data.max_negatives expects at least 0, but got {max_negatives}.")
         self.max_negatives = max_negatives
@@ -92,6 +100,29 @@ class PairExamples:
         drawn = draw.sample(near, min(len(near), self.max_negatives + 1))
         negatives = [self.pairs[i].positive for i in drawn if i != row]
         return Example(query, positive, negatives[: self.max_negatives])
+
+    def tokens(self, counter: TokenCounter) -> NDArray[np.int64]:
+        """The most tokens that each can have: with the longest of the negatives it may draw."""
+
+        def count() -> NDArray[np.int64]:
+            queries = counter.queries([pair.query for pair in self.pairs])
+            positives = counter.texts([pair.positive for pair in self.pairs])
+            negatives = self._longest_negatives(positives.tolist())
+            return queries + positives + np.array(negatives, np.int64)
+
+        recipe = {"pairs": digest(self.pairs), "max_negatives": self.max_negatives}
+        return counter.kept(recipe, count)
+
+    def _longest_negatives(self, tokens: list[int]) -> list[int]:
+        @cache
+        def longest(near: range) -> list[int]:  # one more than is needed
+            return nlargest(self.max_negatives + 1, near, key=tokens.__getitem__)
+
+        most = []
+        for row in range(len(self)):
+            others = [other for other in longest(self.neighbours(row)) if other != row]
+            most.append(sum(tokens[other] for other in others[: self.max_negatives]))
+        return most
 
     def neighbours(self, row: int) -> range:
         """The rows of the smallest class, module or package around one that has enough others."""

@@ -129,14 +129,11 @@ class ResumableLoader(DataLoader[Any]):
     def complaint(self, state: State) -> str | None:
         """Why the middle of an epoch cannot go on from a state; None where it can."""
         for name, now in self.required().items():
-            if state[name] != now:
-                size = state.get("global_batch_size")
-                product = "that times the number of devices is"
+            before = state.get(name, 0)
+            if before != now:
                 return (
                     "The checkpoint is from the middle of an epoch with "
-                    f"{name.replace('_', ' ')} {state[name]:,}, but now it is {now:,}. "
-                    "Use the same data"
-                    + (f", and a --data.batch_size {product} {size:,}." if size else ".")
+                    f"{name.replace('_', ' ')} {before:,}, but now it is {now:,}. {_same(state)}"
                 )
         return None
 
@@ -182,3 +179,20 @@ class ResumableLoader(DataLoader[Any]):
         if complaint := self.complaint(state):
             raise UserError(complaint)
         return Place(self.batches_before(state), self.position_in(state))
+
+
+def _same(state: State) -> str:
+    """What to set, to have the batches of a state again."""
+    size, tokens = state.get("global_batch_size"), state.get("max_tokens")
+    if not size:
+        return "Use the same data."
+    if not tokens:
+        return (
+            "Use the same data, no --data.max_tokens, and a --data.batch_size that times the "
+            f"number of devices is {size:,}."
+        )
+    devices = state["devices"]
+    return (
+        f"Use the same data and tokenizer, --data.batch_size {size // devices}, "
+        f"--data.max_tokens {tokens} and {devices:,} device{'s' * (devices > 1)}."
+    )

@@ -41,10 +41,18 @@ class Sentences(ContrastiveData):
         batch_size: sentences per batch and device.
         num_workers: processes that read and tokenise batches.
         seed: of the order; the order is a function of seed and epoch.
+        max_tokens: tokens per batch and device, at most.
     """
 
-    def __init__(self, task_name: str, batch_size: int, num_workers: int, seed: int) -> None:
-        super().__init__(batch_size, num_workers, seed)
+    def __init__(
+        self,
+        task_name: str,
+        batch_size: int,
+        num_workers: int,
+        seed: int,
+        max_tokens: int | None = None,
+    ) -> None:
+        super().__init__(batch_size, num_workers, seed, max_tokens)
         self.task_name = task_name
         self._notes: list[str] = []
 
@@ -115,6 +123,8 @@ class WikipediaSentences(Sentences):
         column: the column that holds the sentence; not used for txt files.
         max_rows: rows read of each split; all where not given.
         batch_size: sentences per batch and device.
+        max_tokens: tokens per batch and device, a sentence's counted twice, as query and positive;
+            a batch then has `batch_size` sentences at most. Padding is not counted. Null: no limit.
         num_workers: processes that read and tokenise batches.
         on_bad_row: what to do with a row that is null, empty, not a string or cannot be read.
         seed: of the order; the order is a function of seed and epoch.
@@ -127,11 +137,12 @@ class WikipediaSentences(Sentences):
         column: str = "text",
         max_rows: int | None = None,
         batch_size: int = 32,
+        max_tokens: int | None = None,
         num_workers: int = 0,
         on_bad_row: OnBadRow = "error",
         seed: int = 0,
     ) -> None:
-        super().__init__("wikipedia_sentences", batch_size, num_workers, seed)
+        super().__init__("wikipedia_sentences", batch_size, num_workers, seed, max_tokens)
         if max_rows is not None and max_rows < 1:
             raise UserError(f"--data.max_rows expects at least 1, but got {max_rows}.")
         self.column = column
@@ -174,6 +185,8 @@ class PythonDocsSentences(Sentences):
         min_length: characters that a sentence has at least.
         max_length: characters that it has at most.
         batch_size: sentences per batch and device.
+        max_tokens: tokens per batch and device, a sentence's counted twice, as query and positive;
+            a batch then has `batch_size` sentences at most. Padding is not counted. Null: no limit.
         num_workers: processes that read and tokenise batches.
         seed: of the order; the order is a function of seed and epoch.
     """
@@ -183,10 +196,11 @@ class PythonDocsSentences(Sentences):
         min_length: int = 20,
         max_length: int = 300,
         batch_size: int = 32,
+        max_tokens: int | None = None,
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
-        super().__init__("python_docs_sentences", batch_size, num_workers, seed)
+        super().__init__("python_docs_sentences", batch_size, num_workers, seed, max_tokens)
         if not 1 <= min_length <= max_length:
             raise UserError(
                 f"--data.min_length and --data.max_length expect 1 <= min <= max, "

@@ -184,7 +184,9 @@ class Contrastive(Objective):
 
     def _check_views(self, batch: ContrastiveBatch, queries: Tensor, positives: Tensor) -> None:
         """SimCSE without dropout learns nothing, silently. Asked only once."""
-        if self._views_checked or not self.training:
+        # A new LoRA adds nothing to its layer: its dropout tells the views apart from step 2 on.
+        lora_drops = self.encoder.lora_rank > 0 and self.encoder.lora_options["dropout"] > 0
+        if self._views_checked or not self.training or lora_drops:
             return
         self._views_checked = True
         texts = [batch[part]["input_ids"] for part in ("query", "positive")]

@@ -17,6 +17,7 @@ from llm2vec_pl.data.contrastive_batch import CHARACTERS_PER_TOKEN, Task, TextBa
 from llm2vec_pl.data.contrastive_data import ContrastiveData
 from llm2vec_pl.data.examples import Example, ListedExamples, text_id
 from llm2vec_pl.data.instructions import Instruction
+from llm2vec_pl.data.splits import SPLITS
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.text import TextTokenizer
 
@@ -44,8 +45,15 @@ def numbered(name: str, count: int, negatives: int = 0) -> ListedExamples:
 class Numbers(ContrastiveData):
     """Two tasks of numbered texts, one of them with negatives."""
 
-    def __init__(self, size: int = 30, batch_size: int = 4, num_workers: int = 0, seed: int = 0):
-        super().__init__(batch_size, num_workers, seed)
+    def __init__(
+        self,
+        size: int = 30,
+        batch_size: int = 4,
+        num_workers: int = 0,
+        seed: int = 0,
+        max_tokens: int | None = None,
+    ):
+        super().__init__(batch_size, num_workers, seed, max_tokens)
         self.size = size
 
     def read_tasks(self) -> list[Task]:
@@ -181,6 +189,42 @@ def test_rows_and_batches_and_what_is_left_over_are_said(text, monkeypatch) -> N
     ]
 
 
+def test_the_limits_of_batches_by_tokens_are_said(text, monkeypatch) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr("llm2vec_pl.data.contrastive_data.rank_zero_info", shown.append)
+    data = Numbers(size=70, batch_size=64, max_tokens=250).attach(text)
+    data.setup("fit")
+    rows = [sum(len(batch.queries) for batch in data.text_batches(s)) for s in SPLITS]
+    batches = [len(data.batches(split)) for split in SPLITS]
+    (left,) = data.batches("train").left_over.items()
+    limits = "batches of at most 64 examples and 250 tokens"
+    assert shown[2:] == [
+        f"Numbers: {batches[0]} train {limits}, {rows[0] / batches[0]:.1f} on average; "
+        f"rows left over: {left[1]} of {left[0]}",
+        f"Numbers: {batches[1]} validation {limits}, {rows[1] / batches[1]:.1f} on average",
+    ]
+
+
+def test_batches_by_tokens_hold_no_more_and_are_the_same_with_workers(text) -> None:
+    seen = []
+    for num_workers in (0, 2):
+        data = Numbers(batch_size=64, max_tokens=640, num_workers=num_workers).attach(text)
+        data.prepare_data()
+        data.setup()
+        loaders = [data.train_dataloader(), data.val_dataloader()]
+        batches = [batch for loader in loaders for batch in loader]  # type: ignore[union-attr]
+        sizes = [sum(int(p["attention_mask"].sum()) for p in b.values()) for b in batches]
+        assert max(sizes) <= 640
+        seen.append([batch["query"]["text_id"].tolist() for batch in batches])
+    assert seen[0] == seen[1]
+    assert len({len(ids) for ids in seen[0]}) > 1
+
+
+def test_too_small_a_budget_of_tokens_says_what_is_enough(text) -> None:
+    with pytest.raises(UserError, match=r"--data\.max_tokens 50 is too small for plain: .* Set at"):
+        Numbers(max_tokens=50).attach(text).setup()
+
+
 def test_too_few_examples_for_one_batch_are_an_error(text) -> None:
     with pytest.raises(UserError, match="needs at least 2 examples of one task"):
         Numbers(size=1).attach(text).setup()
@@ -193,7 +237,10 @@ def test_without_a_tokenizer_the_error_says_how_to_give_one() -> None:
         data.train_dataloader()
 
 
-@pytest.mark.parametrize(("flag", "value"), [("batch_size", 0), ("num_workers", -1), ("seed", -1)])
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("batch_size", 0), ("num_workers", -1), ("seed", -1), ("max_tokens", 0), ("max_tokens", -1)],
+)
 def test_a_number_out_of_range_names_its_flag(flag: str, value: int) -> None:
     with pytest.raises(UserError, match=rf"--data\.{flag} expects at least"):
         Numbers(**{flag: value})
@@ -237,6 +284,7 @@ def fit(
     num_workers: int,
     stop: int | None = None,
     resume: str | None = None,
+    max_tokens: int | None = None,
     **options: Any,
 ) -> list[tuple[int, list[int]]]:
     """The batches that a run of three epochs was given; it may be stopped, or resumed."""
@@ -248,7 +296,8 @@ def fit(
         **{**SILENT, **options},
     )
     try:
-        trainer.fit(module, Numbers(num_workers=num_workers), ckpt_path=resume)
+        data = Numbers(num_workers=num_workers, max_tokens=max_tokens)
+        trainer.fit(module, data, ckpt_path=resume)
     except (KeyboardInterrupt, SystemExit):
         assert stop
     return module.seen
@@ -269,6 +318,19 @@ def test_a_stopped_run_goes_on_with_the_very_next_batch(
     checkpoint = str(tmp_path / "run" / f"step={step}.ckpt")
     after = fit(text, tmp_path / "more", num_workers, resume=checkpoint)
     assert before + after == whole
+
+
+@pytest.mark.parametrize("step", [5, 15, 18, 30])
+def test_a_stopped_run_of_batches_by_tokens_goes_on_with_the_very_next_batch(
+    text, tmp_path: Path, step: int
+) -> None:
+    """An epoch has 15 batches."""
+    whole = fit(text, tmp_path / "whole", 0, max_tokens=250)
+    assert len(whole) == 45
+    before = fit(text, tmp_path / "run", 0, stop=step, max_tokens=250)
+    assert before == whole[:step]
+    checkpoint = str(tmp_path / "run" / f"step={step}.ckpt")
+    assert before + fit(text, tmp_path / "more", 0, resume=checkpoint, max_tokens=250) == whole
 
 
 def test_a_run_stopped_after_validating_in_mid_epoch_goes_on_too(text, tmp_path: Path) -> None:
@@ -303,7 +365,9 @@ def test_overfitting_a_batch_is_refused_with_what_to_do(text) -> None:
         trainer.fit(Recorder(text), Numbers())
 
 
-def train_on_a_rank(rank: int, tokenizer: Any, port: int, folder: str, resume: str | None) -> None:
+def train_on_a_rank(
+    rank: int, tokenizer: Any, port: int, folder: str, max_tokens: int | None, resume: str | None
+) -> None:
     os.environ.update(
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
@@ -317,7 +381,8 @@ def train_on_a_rank(rank: int, tokenizer: Any, port: int, folder: str, resume: s
     trainer = Trainer(
         max_epochs=2, devices=2, strategy="ddp", callbacks=[checkpoint], num_nodes=1, **SILENT
     )
-    trainer.fit(module, Numbers(size=33), ckpt_path=resume)
+    data = Numbers(33, batch_size=64 if max_tokens else 4, max_tokens=max_tokens)
+    trainer.fit(module, data, ckpt_path=resume)
     sampler = trainer.train_dataloader.sampler  # type: ignore[union-attr]
     name = f"{'more' if resume else 'whole'}-{rank}.json"
     left = {"seen": module.seen, "sampler": type(sampler).__name__, "validated": module.validated}
@@ -331,12 +396,15 @@ def free_port() -> int:
 
 
 @pytest.mark.slow
-def test_two_ranks_train_on_the_same_task_and_resume(tokenizer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("max_tokens", [None, 300])
+def test_two_ranks_train_on_the_same_task_and_resume(
+    tokenizer, tmp_path: Path, max_tokens: int | None
+) -> None:
     """Lightning leaves the sampler alone, and tells it each epoch, on both ranks."""
     folder = str(tmp_path)
-    mp.spawn(train_on_a_rank, (tokenizer, free_port(), folder, None), nprocs=2)
+    mp.spawn(train_on_a_rank, (tokenizer, free_port(), folder, max_tokens, None), nprocs=2)
     resume = str(tmp_path / "step=3.ckpt")
-    mp.spawn(train_on_a_rank, (tokenizer, free_port(), folder, resume), nprocs=2)
+    mp.spawn(train_on_a_rank, (tokenizer, free_port(), folder, max_tokens, resume), nprocs=2)
     names = {
         text_id(example.query): task.name
         for task in Numbers(size=33).read_tasks()
@@ -347,7 +415,7 @@ def test_two_ranks_train_on_the_same_task_and_resume(tokenizer, tmp_path: Path) 
         whole, more = (
             json.loads((tmp_path / f"{kind}-{rank}.json").read_text()) for kind in ("whole", "more")
         )
-        assert whole["sampler"] == "TaskBatches"
+        assert whole["sampler"] == ("TokenBatches" if max_tokens else "TaskBatches")
         assert whole["validated"] > 0
         assert more["seen"] == whole["seen"][3:]
         ranks.append(whole["seen"])
@@ -357,4 +425,4 @@ def test_two_ranks_train_on_the_same_task_and_resume(tokenizer, tmp_path: Path) 
         assert len({names[i] for i in (*first, *second)}) == 1
         assert set(first).isdisjoint(second)
         epochs[epoch] |= {*first, *second}
-    assert all(len(epoch) == 48 for epoch in epochs)  # of 33 + 16: one is left over
+    assert all(len(epoch) == (49 if max_tokens else 48) for epoch in epochs)  # of 33 + 16
