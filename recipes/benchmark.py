@@ -1,11 +1,50 @@
-"""Measures training, as ratios of two ways in the same run: machines differ, and are shared.
+"""Measures training and encoding, as ratios in the same run: machines differ, and are shared.
 
-python recipes/benchmark.py scaling          two processes against one, a thread each, on the CPU
+python recipes/benchmark.py mntp --against reference/bin/python           the authors' llm2vec 0.2.3
+python recipes/benchmark.py contrastive --objective simcse --batch_size 64
+python recipes/benchmark.py encode --against sentence-transformers
+python recipes/benchmark.py mntp --shape 8B --encoder.dtype bfloat16      on a GPU
+python recipes/benchmark.py startup
+python recipes/benchmark.py scaling                                       two processes against one
 """
 
-from jsonargparse import CLI
+from argparse import RawDescriptionHelpFormatter
 
+from jsonargparse import DefaultHelpFormatter
+
+from llm2vec_pl.benchmark import works
 from llm2vec_pl.benchmark.scaling import scaling
+from llm2vec_pl.cli import Parser
+from llm2vec_pl.console import silence_noise
+from llm2vec_pl.encoder import Encoder
+from llm2vec_pl.errors import user_errors
+
+OF_AN_ENCODER = (works.mntp, works.contrastive, works.encode)
+JOBS = {job.__name__: job for job in (*OF_AN_ENCODER, works.startup, scaling)}
+
+
+class Help(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Keeps the lines of the commands apart."""
+
+
+def command_line() -> Parser:
+    parser = Parser(description=__doc__, formatter_class=Help)
+    commands = parser.add_subcommands()
+    for name, job in JOBS.items():
+        flags = Parser(description=(job.__doc__ or "").splitlines()[0])
+        flags.add_function_arguments(job, skip={"encoder"})
+        if job in OF_AN_ENCODER:
+            flags.add_class_arguments(Encoder, "encoder", skip={"model_name"}, instantiate=False)
+            flags.add_argument(
+                "--encoder.model_name", type=str | None, default=None, help="in place of a shape"
+            )
+        commands.add_subcommand(name, flags)
+    return parser
+
 
 if __name__ == "__main__":
-    CLI({"scaling": scaling}, as_positional=False)
+    silence_noise()
+    arguments = command_line().parse_args().as_dict()
+    name = arguments.pop("subcommand")
+    with user_errors():
+        JOBS[name](**arguments[name])

@@ -1,8 +1,8 @@
 """One contestant of a benchmark in an interpreter of its own, which need not have this package.
 
-python worker.py CONTESTANT.py JOB.json: builds what the contestant's `build(job)` returns, a function
-without arguments, and calls it once for each line that arrives, with the seconds and the memory that
-it took as the answer.
+python worker.py CONTESTANT.py JOB.json: builds what the contestant's `build(job)` returns, a
+function without arguments, and calls it once for each line that arrives, with the seconds and the
+memory that it took as the answer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ def main(contestant: str, job: str) -> None:
     os.dup2(2, 1)
     sys.path.pop(0)  # this folder: its files are not modules of the contestant's
     spec = importlib.util.spec_from_file_location("contestant", contestant)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     run = module.build(json.loads(Path(job).read_text()))

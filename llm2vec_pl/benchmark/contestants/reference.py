@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed.tensor  # recent peft takes it for imported
 from llm2vec import LLM2Vec
 from llm2vec.loss.HardNegativeNLLLoss import HardNegativeNLLLoss
 from llm2vec.models import LlamaBiForMNTP
@@ -26,8 +27,9 @@ def build(job: dict[str, Any]) -> Callable[[], None]:
     how = {"torch_dtype": dtype, "attn_implementation": "sdpa"}
     if job["work"] == "encode":
         return _encode(job, how)
-    loss = _mntp(job, how) if job["work"] == "mntp" else _contrastive(job, how)
-    model, compute = loss
+    if dropout := job["encoder"].get("attention_dropout"):
+        how["attention_dropout"] = dropout
+    model, compute = _mntp(job, how) if job["work"] == "mntp" else _contrastive(job, how)
     model.train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-5)
     mixed = job["precision"] == "bf16-mixed"

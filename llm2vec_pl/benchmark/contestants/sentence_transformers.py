@@ -16,7 +16,8 @@ def build(job: dict[str, Any]) -> Callable[[], None]:
     """One training step, or one pass of `encode`."""
     torch.manual_seed(0)
     dtype = getattr(torch, job["encoder"].get("dtype", "float32"))
-    decoder = Transformer(job["model"], max_seq_length=512, model_args={"dtype": dtype})
+    options = {"dtype": dtype, "attention_dropout": job["encoder"].get("attention_dropout") or 0.0}
+    decoder = Transformer(job["model"], max_seq_length=512, model_args=options)
     decoder.tokenizer.pad_token = decoder.tokenizer.pad_token or decoder.tokenizer.eos_token
     pooling = Pooling(decoder.get_word_embedding_dimension(), "mean")
     model = SentenceTransformer(modules=[decoder, pooling], device=job["device"])
@@ -40,9 +41,10 @@ def _step(job: dict[str, Any], model: SentenceTransformer) -> Callable[[], None]
     lora = LoraConfig(
         r=rank, lora_alpha=2 * rank, lora_dropout=job["lora_dropout"], target_modules="all-linear"
     )
-    model[0].auto_model.add_adapter(lora)
+    decoder: Any = model[0].auto_model
+    decoder.add_adapter(lora)
     if job["encoder"].get("gradient_checkpointing"):
-        model[0].auto_model.gradient_checkpointing_enable({"use_reentrant": False})
+        decoder.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()
     loss = MultipleNegativesRankingLoss(model, scale=1 / job["model_options"]["temperature"])
     parts = [

@@ -1,0 +1,59 @@
+"""Real texts of realistic lengths: pieces of Python's documentation."""
+
+from __future__ import annotations
+
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from llm2vec_pl.data import PythonDocs
+
+
+class Lengths(NamedTuple):
+    """A log-normal distribution of lengths, in tokens.
+
+    Args:
+        mean: of the distribution.
+        spread: standard deviation of the logarithm.
+        longest: where texts are cut.
+    """
+
+    mean: float
+    spread: float
+    longest: int = 512
+
+    def draw(self, count: int, seed: int) -> list[int]:
+        """So many lengths, of 4 tokens at least."""
+        centre = np.log(self.mean) - self.spread**2 / 2
+        drawn = np.random.default_rng(seed).lognormal(centre, self.spread, count)
+        return [int(n) for n in drawn.round().clip(4, self.longest)]
+
+
+SENTENCES = Lengths(25, 0.5)
+QUERIES = Lengths(15, 0.5)
+PASSAGES = Lengths(100, 0.8)
+TEXTS = Lengths(60, 0.8)
+
+
+def pieces(tokenizer: PreTrainedTokenizerBase, *lengths: list[int]) -> list[list[str]]:
+    """Consecutive pieces of the documentation, a list of texts for each list of lengths."""
+    stream = _tokens(tokenizer)
+    return [
+        [str(tokenizer.decode(list(itertools.islice(stream, length)))) for length in each]
+        for each in lengths
+    ]
+
+
+def blocks(tokenizer: PreTrainedTokenizerBase, count: int, length: int) -> list[list[int]]:
+    """Consecutive blocks of token ids."""
+    stream = _tokens(tokenizer)
+    return [list(itertools.islice(stream, length)) for _ in range(count)]
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase) -> itertools.chain[int]:
+    texts = PythonDocs().texts("train")
+    return itertools.chain.from_iterable(
+        tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in texts
+    )
