@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from llm2vec_pl.errors import UserError
+from llm2vec_pl.lora_dropout import fuse_dropout
 
 
 def linear_layers(decoder: nn.Module) -> list[str]:
@@ -66,7 +67,10 @@ def add_lora(
         use_rslora=rslora,
     )
     with _real_weights(decoder):
-        return get_peft_model(decoder, config)
+        adapted = get_peft_model(decoder, config)
+    if not dora:
+        fuse_dropout(adapted)
+    return adapted
 
 
 def merge_adapters(decoder: nn.Module, adapters: Iterable[str]) -> nn.Module:

@@ -65,8 +65,18 @@ def muon_and_adamw(module: nn.Module, learning_rate: float, weight_decay: float)
         if parameter.requires_grad:
             hidden = parameter.ndim == 2 and id(parameter) not in embedded and "lm_head" not in name
             (matrices if hidden else rest).append(parameter)
-    muon = torch.optim.Muon(
-        matrices, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
-    )
-    adamw = torch.optim.AdamW(rest, lr=learning_rate, weight_decay=0.0, betas=(0.9, 0.95))
-    return Chain([muon, adamw])
+    # Either may be empty: a LoRA has matrices only.
+    optimizers: list[Optimizer] = []
+    if matrices:
+        optimizers.append(
+            torch.optim.Muon(
+                matrices,
+                lr=learning_rate,
+                weight_decay=weight_decay,
+                adjust_lr_fn="match_rms_adamw",
+            )
+        )
+    if rest:
+        adamw = torch.optim.AdamW(rest, lr=learning_rate, weight_decay=0.0, betas=(0.9, 0.95))
+        optimizers.append(adamw)
+    return Chain(optimizers)

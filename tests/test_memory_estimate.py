@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from saved_models import save_model, small_llama
 from tiny_models import tiny_config
-from transformers import LlamaConfig, MistralConfig
+from transformers import GPT2Config, LlamaConfig, MistralConfig
 
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.memory import Memory, Step, estimate, estimate_of, free, free_memory, step
@@ -118,13 +118,21 @@ def test_checkpointing_keeps_only_the_inputs_of_layers():
 
 
 def test_a_mask_of_dropout_takes_a_byte_on_a_gpu_and_four_on_a_cpu():
+    config = GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=2, attn_pdrop=0.0)
     gpu, cpu = (
-        estimate(small_llama(), Step(512, precision="32-true", device=device), dtype="float32")
-        for device in ("cuda", "cpu")
+        estimate(config, Step(512, precision="32-true", device=d), dtype="float32", lora_rank=0)
+        for d in ("cuda", "cpu")
     )
-    # Numbers a token that the LoRAs of two layers read; the embeddings need no gradient.
-    inputs = 2 * (6 * 32 + 64) - 3 * 32
-    assert cpu.activations - gpu.activations == 3 * inputs * 512
+    numbers = 32 * (1 + 2 * 2)  # a token's, of the embeddings and of two outputs a layer
+    assert cpu.activations - gpu.activations == 3 * numbers * 512
+
+
+def test_what_a_lora_drops_takes_half_a_byte_a_number():
+    dropped, whole = (
+        estimate(small_llama(), STEP, lora_dropout=p).activations for p in (0.05, 0.0)
+    )
+    numbers = 2 * (6 * 32 + 64)  # a token's, that the LoRAs of two layers read
+    assert 0.3 * numbers < (dropped - whole) / STEP.tokens < 0.5 * numbers
 
 
 @settings(max_examples=5, deadline=None)
@@ -229,6 +237,7 @@ def megabytes(name):
 def train(folder, objective, rows, length, options):
     module = {"MNTP": MNTP, "Contrastive": Contrastive}[objective](Encoder(folder, **options))
     module.configure_model()
+    module.encoder.lm_head.weight.sum()  # not in memory before it is read
     ids = torch.randint(5, 8000, (rows, length))
     ones = torch.ones_like(ids)
     batch = {"input_ids": ids, "attention_mask": ones, "pooling_mask": ones}

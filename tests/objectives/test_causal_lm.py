@@ -12,6 +12,12 @@ def encoder(llama_folder):
     return Encoder(llama_folder, bidirectional=False, lora_rank=0)
 
 
+def test_a_lora_has_nothing_for_adamw(llama_folder):
+    encoder = Encoder(llama_folder, bidirectional=False, lora_rank=2).load()
+    (muon,) = muon_and_adamw(encoder, 1e-3, 0.1).optimizers
+    assert isinstance(muon, torch.optim.Muon)
+
+
 def test_the_loss_is_that_of_transformers(encoder):
     module = CausalLM(encoder)
     module.configure_model()
