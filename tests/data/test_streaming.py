@@ -268,7 +268,7 @@ def test_ten_times_the_rows_cost_no_more_memory(tmp_path: Path, tokenizer, kind:
     """By hand, for 10 million rows: python tests/data/stream_memory.py FILE tokenizer.json."""
     tokenizer.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
     peaks = []
-    for count in (20_000, 200_000):
+    for count in (40_000, 400_000):
         path = tmp_path / f"{count}.{kind}"
         if kind == "parquet":
             pq.write_table(pa.table({"text": [f"row {i}" for i in range(count)]}), path)

@@ -10,8 +10,6 @@ from evaluation_texts import TEXTS
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.demos.boring_classes import BoringModel
-from lightning.pytorch.strategies import ModelParallelStrategy
-from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader
 
 from llm2vec_pl.encoder import Encoder
@@ -38,21 +36,9 @@ class Shrink(Objective):
         pass  # the proof of step 1 has tests of its own
 
 
-class Sharded(Shrink):
-    """Its decoder is sharded by FSDP2, so that each pass is a collective operation."""
-
-    def configure_model(self):
-        if not hasattr(self.encoder, "decoder"):
-            super().configure_model()
-            mesh = self.device_mesh["data_parallel"]
-            for layer in self.encoder.decoder.layers:
-                fully_shard(layer, mesh=mesh)
-            fully_shard(self.encoder.decoder, mesh=mesh)
-
-
-def module(folder, kind=Shrink, **options):
+def module(folder, **options):
     torch.manual_seed(0)
-    return kind(Encoder(folder, lora_rank=0), **{"schedule": "constant", **options})
+    return Shrink(Encoder(folder, lora_rank=0), **{"schedule": "constant", **options})
 
 
 def loader(encoder):
@@ -212,10 +198,7 @@ def test_a_validation_without_batches_is_an_error_before_the_first_step(llama_fo
     assert trainer.global_step == 0
 
 
-def strategy(kind):
-    if kind is Sharded:
-        return ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)
-    return "ddp"
+STRATEGIES = ("ddp", "fsdp2")
 
 
 def passes_on_a_rank(rank: int, folder: str, port: int, result: str) -> None:
@@ -232,19 +215,19 @@ def passes_on_a_rank(rank: int, folder: str, port: int, result: str) -> None:
         embeddings[count] = encode_on_all_ranks(encoder, TEXTS[:count], "Say: ", batch_size=2)
         embeddings[f"{count} passes"] = torch.tensor(len(passes))
     found = {"embeddings": embeddings}
-    for kind in (Shrink, Sharded):
-        objective = module(encoder_folder, kind, learning_rate=1e-2)
+    for strategy in STRATEGIES:
+        objective = module(encoder_folder, learning_rate=1e-2)
         callbacks = [
             STSEvaluation(sts, batch_size=2),
             RetrievalEvaluation(retrieval, batch_size=2),
             Seen("val/pairs_dev"),
         ]
         options = {"devices": 2, "callbacks": callbacks, **QUIET}
-        trainer = Trainer(strategy=strategy(kind), enable_checkpointing=False, **options)
+        trainer = Trainer(strategy=strategy, enable_checkpointing=False, **options)
         data = loader(objective.encoder)
-        found[f"{kind.__name__} validate"] = trainer.validate(objective, data, verbose=False)[0]
-        fit(objective, strategy=strategy(kind), max_steps=2, **options)
-        found[f"{kind.__name__} fit"] = callbacks[-1].values
+        found[f"{strategy} validate"] = trainer.validate(objective, data, verbose=False)[0]
+        fit(objective, strategy=strategy, max_steps=2, **options)
+        found[f"{strategy} fit"] = callbacks[-1].values
     torch.save(found, f"{result}-{rank}")
 
 
@@ -277,7 +260,7 @@ def test_two_ranks_measure_what_one_does_in_equally_many_passes(
     callbacks = [STSEvaluation(sts_file), RetrievalEvaluation(retrieval_folder)]
     trainer = Trainer(callbacks=callbacks, **QUIET)
     (alone,) = trainer.validate(objective, loader(objective.encoder), verbose=False)
-    for name in ("Shrink", "Sharded"):
+    for name in STRATEGIES:
         for rank in ranks:
             validated = rank[f"{name} validate"]
             assert validated.keys() == alone.keys()
@@ -288,5 +271,5 @@ def test_two_ranks_measure_what_one_does_in_equally_many_passes(
         assert first["val/pairs_dev"] == second["val/pairs_dev"]
         assert first["val/pairs_dev"] != validated["val/pairs_dev"]  # it has trained
     # FSDP2 trains as DDP does, with an evaluation after each step.
-    ddp, fsdp = (ranks[0][f"{name} fit"][-1]["val/loss"] for name in ("Shrink", "Sharded"))
+    ddp, fsdp = (ranks[0][f"{name} fit"][-1]["val/loss"] for name in STRATEGIES)
     assert fsdp == pytest.approx(ddp, rel=1e-4)

@@ -16,8 +16,10 @@ def build(job: dict[str, Any]) -> Callable[[], None]:
     """One training step, or one pass of `encode`."""
     torch.manual_seed(0)
     dtype = getattr(torch, job["encoder"].get("dtype", "float32"))
-    options = {"dtype": dtype, "attention_dropout": job["encoder"].get("attention_dropout") or 0.0}
-    decoder = Transformer(job["model"], max_seq_length=512, model_args=options)
+    dropout = {"attention_dropout": job["encoder"].get("attention_dropout") or 0.0}
+    decoder = Transformer(
+        job["model"], max_seq_length=512, model_args={"dtype": dtype}, config_args=dropout
+    )
     decoder.tokenizer.pad_token = decoder.tokenizer.pad_token or decoder.tokenizer.eos_token
     pooling = Pooling(decoder.get_word_embedding_dimension(), "mean")
     model = SentenceTransformer(modules=[decoder, pooling], device=job["device"])

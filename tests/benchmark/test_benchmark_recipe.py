@@ -1,0 +1,54 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TINY = ["--encoder.model_name", "tiny", "--rounds", "1"]
+
+
+def benchmark(*flags: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "recipes/benchmark.py", *flags]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["mntp", "--batch_size", "2", "--length", "64", "--precision", "32-true"],
+        ["contrastive", "--objective", "simcse", "--batch_size", "4", "--precision", "32-true"],
+        ["contrastive", "--batch_size", "4", "--chunk_size", "4", "--precision", "32-true"],
+        ["encode", "--count", "20"],
+    ],
+    ids=lambda flags: " ".join(flags[:3]),
+)
+def test_a_benchmark_prints_a_table_and_writes_its_figures(flags, tmp_path):
+    file = tmp_path / "figures.json"
+    done = benchmark(*flags, *TINY, "--json", str(file))
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(file.read_text())
+    (ours,) = figures["results"]
+    assert ours["name"] == "llm2vec_pl"
+    assert len(ours["seconds"]) == 1
+    assert figures["tokens"] > 0
+    assert figures["flops"] > 0
+    assert f"{figures['tokens']:,} real tokens" in done.stdout
+
+
+@pytest.mark.slow
+def test_sentence_transformers_gives_the_same_embeddings_in_the_same_run():
+    flags = ["--count", "10", "--against", "sentence-transformers", "--encoder.bidirectional"]
+    done = benchmark("encode", *TINY, *flags, "false")  # which it cannot change
+    assert done.returncode == 0, done.stderr
+    assert "cosine of their embeddings: median 1.000" in done.stdout
+    assert "times faster than sentence-transformers" in done.stdout
+
+
+def test_what_does_not_go_together_is_refused_before_anything_runs():
+    done = benchmark("mntp", *TINY, "--against", "sentence-transformers")
+    assert done.returncode == 2
+    assert "does not train with MNTP" in done.stderr
+    assert "Traceback" not in done.stderr
