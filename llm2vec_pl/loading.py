@@ -18,6 +18,7 @@ from llm2vec_pl.head import split_causal_lm
 from llm2vec_pl.quantization import keep_unpacked, quantization_config
 from llm2vec_pl.sharded_weights import WeightFiles, places_of
 from llm2vec_pl.sharding import shard_decoder
+from llm2vec_pl.threads import limit_threads
 from llm2vec_pl.weights import empty_weights, random_weights, read_weights
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ def load_parts(encoder: Encoder, mesh: DeviceMesh | None, device: torch.device |
         UserError: if the weights or an adapter do not fit.
     """
     device = device or torch.device("cpu")
+    if device.type == "cpu":
+        limit_threads()
     with _in_float32():
         model, files = _read(encoder, mesh, device)
         places = places_of(model)  # before a LoRA gives them other names
