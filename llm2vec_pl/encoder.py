@@ -19,6 +19,7 @@ from llm2vec_pl.bidirectional import (
     refuse_unsupported,
     text_config,
 )
+from llm2vec_pl.cpu import multiplies_in_bfloat16
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.head import head_logits
 from llm2vec_pl.influence import evaluating
@@ -75,7 +76,8 @@ class Encoder(nn.Module):
             paper's SimCSE; the model's own if null.
         padding_free: run the real tokens of a batch only, where the architecture can; the results
             are the same. A compiled decoder runs padded batches, whose shapes recur.
-        dtype: of the decoder's weights. A LoRA stays in float32.
+        dtype: of the decoder's weights. A LoRA stays in float32. `from_pretrained` encodes in
+            bfloat16 by default, on a machine without CUDA whose CPU multiplies in it.
         gradient_checkpointing: recompute activations in the backward pass: less memory, more time.
         compile: torch.compile the decoder: faster steps after a minute or more of compiling.
         random_weights: draw the weights instead of reading them: to pre-train from scratch.
@@ -302,15 +304,22 @@ class Encoder(nn.Module):
     def from_pretrained(cls, folder: str | Path, **overrides: Any) -> Encoder:
         """Opens what a run has left, ready to encode: adapters merged, in evaluation mode.
 
+        The weights are in bfloat16 where a CPU is to encode that multiplies in it, about twice as
+        fast as in float32; otherwise as the folder says.
+
         Args:
             folder: a stage's folder, or any `model_name`.
-            overrides: arguments of `Encoder` that differ from the folder's own settings.
+            overrides: arguments of `Encoder` that differ from the folder's own settings, `dtype`
+                among them. With a `lora_rank`, to be trained, the dtype is the folder's.
 
         >>> Encoder.from_pretrained("tiny").encode(["a text", "another"]).shape
         torch.Size([2, 256])
         """
         settings = read_settings(locate(str(folder), overrides.get("revision")))
         known = {k: v for k, v in settings.items() if k in inspect.signature(cls).parameters}
+        encodes = not overrides.get("lora_rank") and not torch.cuda.is_available()
+        if encodes and multiplies_in_bfloat16():
+            known["dtype"] = "bfloat16"
         encoder = cls(str(folder), **{"lora_rank": 0, **known, **overrides})
         if encoder.source.folder:  # of ours: what else a stage has noted stays known
             recorded = encoder.settings()
