@@ -23,6 +23,7 @@ from llm2vec_pl.cpu import multiplies_in_bfloat16
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.head import head_logits
 from llm2vec_pl.influence import evaluating
+from llm2vec_pl.int8_dynamic import INT8_DYNAMIC, Fidelity, quantize, refuse_training
 from llm2vec_pl.loading import load_parts
 from llm2vec_pl.packing import lay_out, share_out
 from llm2vec_pl.pooling import Pooling, pool, pool_packed
@@ -70,7 +71,8 @@ class Encoder(nn.Module):
         dora: weight-decomposed LoRA (Liu et al. 2024).
         rslora: rank-stabilised scale, alpha / sqrt(rank) (Kalajdzievski 2023).
         quantization: keep the frozen weights in 4 ("nf4") or 8 bits ("int8") and train a LoRA on
-            them (QLoRA); null keeps them as `dtype` says.
+            them (QLoRA); "int8_dynamic" encodes on a CPU with weights and activations in 8 bits
+            and says how near the embeddings stay; null keeps them as `dtype` says.
         attention: transformers' attention implementation; the architecture's best one if null.
         attention_dropout: chance of an attention weight to be dropped in training, 0.3 in the
             paper's SimCSE; the model's own if null.
@@ -126,6 +128,8 @@ class Encoder(nn.Module):
                 f"--encoder.quantization {quantization} rounds weights that are there: it does not "
                 "go with --encoder.random_weights true."
             )
+        if quantization == INT8_DYNAMIC:
+            refuse_training(lora_rank, compile)
         self.bidirectional = bidirectional
         self.pooling: Pooling = pooling
         self.lora_rank = lora_rank
@@ -141,6 +145,7 @@ class Encoder(nn.Module):
         self.padding_free = padding_free and not compile
         self.packs = False
         self.notes: dict[str, Any] = {}
+        self.fidelity: Fidelity | None = None
         self.dtype: Dtype = dtype
         self.gradient_checkpointing = gradient_checkpointing
         self.compile_decoder = compile
@@ -193,6 +198,8 @@ class Encoder(nn.Module):
         self.decoder, self.lm_head, self.packs = parts.decoder, parts.lm_head, parts.packs
         self.config = text_config(parts.decoder)
         self._takes_position_ids = accepts_position_ids(parts.causal_lm)
+        if self.quantization == INT8_DYNAMIC:
+            self.fidelity = quantize(self)
         # from_pretrained leaves evaluation mode, in which nothing is dropped.
         return self.train()
 
@@ -305,7 +312,7 @@ class Encoder(nn.Module):
         """Opens what a run has left, ready to encode: adapters merged, in evaluation mode.
 
         The weights are in bfloat16 where a CPU is to encode that multiplies in it, about twice as
-        fast as in float32; otherwise as the folder says.
+        fast as in float32; otherwise, and to be rounded to int8_dynamic, as the folder says.
 
         Args:
             folder: a stage's folder, or any `model_name`.
@@ -317,8 +324,9 @@ class Encoder(nn.Module):
         """
         settings = read_settings(locate(str(folder), overrides.get("revision")))
         known = {k: v for k, v in settings.items() if k in inspect.signature(cls).parameters}
-        encodes = not overrides.get("lora_rank") and not torch.cuda.is_available()
-        if encodes and multiplies_in_bfloat16():
+        rounded = overrides.get("quantization") == INT8_DYNAMIC
+        exact = rounded or overrides.get("lora_rank") or torch.cuda.is_available()
+        if not exact and multiplies_in_bfloat16():
             known["dtype"] = "bfloat16"
         encoder = cls(str(folder), **{"lora_rank": 0, **known, **overrides})
         if encoder.source.folder:  # of ours: what else a stage has noted stays known
