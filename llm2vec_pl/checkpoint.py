@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from llm2vec_pl.errors import UserError
+from llm2vec_pl.int8_dynamic import INT8_DYNAMIC
 from llm2vec_pl.sharding import gathered_state, is_sharded
 from llm2vec_pl.source import EARLIER, LINEAGE, SETTINGS, read_json
 
@@ -45,6 +46,11 @@ def save_encoder(
     Raises:
         UserError: if it cannot be written; what was there before is then still there.
     """
+    if encoder.quantization == INT8_DYNAMIC:
+        raise UserError(
+            "An encoder in --encoder.quantization int8_dynamic is not saved: its weights are "
+            "rounded as it is loaded. Open it without that to save it."
+        )
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = folder.parent / f".{folder.name}.unfinished-{os.getpid()}"

@@ -19,9 +19,11 @@ from llm2vec_pl.bidirectional import (
     refuse_unsupported,
     text_config,
 )
+from llm2vec_pl.cpu import multiplies_in_bfloat16
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.head import head_logits
 from llm2vec_pl.influence import evaluating
+from llm2vec_pl.int8_dynamic import INT8_DYNAMIC, Fidelity, quantize, refuse_training
 from llm2vec_pl.loading import load_parts
 from llm2vec_pl.packing import lay_out, share_out
 from llm2vec_pl.pooling import Pooling, pool, pool_packed
@@ -69,13 +71,15 @@ class Encoder(nn.Module):
         dora: weight-decomposed LoRA (Liu et al. 2024).
         rslora: rank-stabilised scale, alpha / sqrt(rank) (Kalajdzievski 2023).
         quantization: keep the frozen weights in 4 ("nf4") or 8 bits ("int8") and train a LoRA on
-            them (QLoRA); null keeps them as `dtype` says.
+            them (QLoRA); "int8_dynamic" encodes on a CPU with weights and activations in 8 bits
+            and says how near the embeddings stay; null keeps them as `dtype` says.
         attention: transformers' attention implementation; the architecture's best one if null.
         attention_dropout: chance of an attention weight to be dropped in training, 0.3 in the
             paper's SimCSE; the model's own if null.
         padding_free: run the real tokens of a batch only, where the architecture can; the results
             are the same. A compiled decoder runs padded batches, whose shapes recur.
-        dtype: of the decoder's weights. A LoRA stays in float32.
+        dtype: of the decoder's weights. A LoRA stays in float32. `from_pretrained` encodes in
+            bfloat16 by default, on a machine without CUDA whose CPU multiplies in it.
         gradient_checkpointing: recompute activations in the backward pass: less memory, more time.
         compile: torch.compile the decoder: faster steps after a minute or more of compiling.
         random_weights: draw the weights instead of reading them: to pre-train from scratch.
@@ -124,6 +128,8 @@ class Encoder(nn.Module):
                 f"--encoder.quantization {quantization} rounds weights that are there: it does not "
                 "go with --encoder.random_weights true."
             )
+        if quantization == INT8_DYNAMIC:
+            refuse_training(lora_rank, compile)
         self.bidirectional = bidirectional
         self.pooling: Pooling = pooling
         self.lora_rank = lora_rank
@@ -139,6 +145,7 @@ class Encoder(nn.Module):
         self.padding_free = padding_free and not compile
         self.packs = False
         self.notes: dict[str, Any] = {}
+        self.fidelity: Fidelity | None = None
         self.dtype: Dtype = dtype
         self.gradient_checkpointing = gradient_checkpointing
         self.compile_decoder = compile
@@ -191,6 +198,8 @@ class Encoder(nn.Module):
         self.decoder, self.lm_head, self.packs = parts.decoder, parts.lm_head, parts.packs
         self.config = text_config(parts.decoder)
         self._takes_position_ids = accepts_position_ids(parts.causal_lm)
+        if self.quantization == INT8_DYNAMIC:
+            self.fidelity = quantize(self)
         # from_pretrained leaves evaluation mode, in which nothing is dropped.
         return self.train()
 
@@ -302,15 +311,23 @@ class Encoder(nn.Module):
     def from_pretrained(cls, folder: str | Path, **overrides: Any) -> Encoder:
         """Opens what a run has left, ready to encode: adapters merged, in evaluation mode.
 
+        The weights are in bfloat16 where a CPU is to encode that multiplies in it, about twice as
+        fast as in float32; otherwise, and to be rounded to int8_dynamic, as the folder says.
+
         Args:
             folder: a stage's folder, or any `model_name`.
-            overrides: arguments of `Encoder` that differ from the folder's own settings.
+            overrides: arguments of `Encoder` that differ from the folder's own settings, `dtype`
+                among them. With a `lora_rank`, to be trained, the dtype is the folder's.
 
         >>> Encoder.from_pretrained("tiny").encode(["a text", "another"]).shape
         torch.Size([2, 256])
         """
         settings = read_settings(locate(str(folder), overrides.get("revision")))
         known = {k: v for k, v in settings.items() if k in inspect.signature(cls).parameters}
+        rounded = overrides.get("quantization") == INT8_DYNAMIC
+        exact = rounded or overrides.get("lora_rank") or torch.cuda.is_available()
+        if not exact and multiplies_in_bfloat16():
+            known["dtype"] = "bfloat16"
         encoder = cls(str(folder), **{"lora_rank": 0, **known, **overrides})
         if encoder.source.folder:  # of ours: what else a stage has noted stays known
             recorded = encoder.settings()

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from llm2vec_pl.checkpoint_shards import is_shards, load_shards, save_shards
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import UserError
+from llm2vec_pl.int8_dynamic import INT8_DYNAMIC
 from llm2vec_pl.sharding import equal_on_all_ranks, gathered_state
 
 
@@ -203,6 +204,11 @@ def load_encoder(module: LightningModule, encoder: Encoder) -> None:
     precision = trainer.precision_plugin
     if isinstance(precision, HalfPrecision):
         encoder.dtype = "bfloat16" if precision.precision == "bf16-true" else "float16"
+    if encoder.quantization == INT8_DYNAMIC and trainer.training:
+        raise UserError(
+            "--encoder.quantization int8_dynamic is for encoding. Train a LoRA on weights in "
+            "--encoder.quantization nf4 or int8, with --encoder.lora_rank above 0."
+        )
     if encoder.quantization and not encoder.lora_rank and trainer.training:
         raise UserError(
             f"--encoder.quantization {encoder.quantization} keeps the weights as they are: train a "

@@ -15,9 +15,11 @@ from transformers import PreTrainedModel
 from llm2vec_pl.attention import can_pack
 from llm2vec_pl.bidirectional import make_bidirectional
 from llm2vec_pl.head import split_causal_lm
-from llm2vec_pl.quantization import keep_unpacked, quantization_config
+from llm2vec_pl.int8_dynamic import INT8_DYNAMIC, require_quantizable
+from llm2vec_pl.quantization import BITSANDBYTES, keep_unpacked, quantization_config
 from llm2vec_pl.sharded_weights import WeightFiles, places_of
 from llm2vec_pl.sharding import shard_decoder
+from llm2vec_pl.threads import limit_threads
 from llm2vec_pl.weights import empty_weights, random_weights, read_weights
 
 if TYPE_CHECKING:
@@ -45,12 +47,16 @@ def load_parts(encoder: Encoder, mesh: DeviceMesh | None, device: torch.device |
         UserError: if the weights or an adapter do not fit.
     """
     device = device or torch.device("cpu")
+    if device.type == "cpu":
+        limit_threads()
     with _in_float32():
         model, files = _read(encoder, mesh, device)
         places = places_of(model)  # before a LoRA gives them other names
         if encoder.bidirectional:
             make_bidirectional(model)
         decoder, lm_head = split_causal_lm(model)
+        if encoder.quantization == INT8_DYNAMIC:  # done by the encoder, when it can embed
+            require_quantizable(decoder, mesh, device)
         decoder = _adapted(encoder, decoder)
         if not encoder.random_weights and not model.config.get_text_config().tie_word_embeddings:
             lm_head.requires_grad_(False)
@@ -79,10 +85,10 @@ def _read(
     if encoder.adapters:
         from llm2vec_pl.merging import merged_source, merged_weights  # peft takes seconds to import
 
-        if mesh is None and not encoder.quantization:
+        if mesh is None and encoder.quantization not in BITSANDBYTES:
             return merged_weights(source, encoder.adapters, dtype, *how), None
         source = merged_source(source, encoder.adapters, dtype, encoder.trust_remote_code)
-    if encoder.quantization:
+    if encoder.quantization in BITSANDBYTES:
         quantized = quantization_config(encoder.quantization, dtype, device)
         return read_weights(source, dtype, *how, quantized, device), None
     if (

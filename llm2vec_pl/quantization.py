@@ -1,4 +1,7 @@
-"""Frozen weights in 4 or 8 bits, by bitsandbytes (QLoRA, Dettmers et al. 2023)."""
+"""Frozen weights in 4 or 8 bits, by bitsandbytes (QLoRA, Dettmers et al. 2023).
+
+"int8_dynamic" is another thing, for encoding: `int8_dynamic.py`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ from torch import nn
 
 from llm2vec_pl.errors import UserError
 
-Quantization = Literal["nf4", "int8"]
+Quantization = Literal["nf4", "int8", "int8_dynamic"]
+BITSANDBYTES = ("nf4", "int8")
 
 
 def quantization_config(kind: Quantization, dtype: torch.dtype, device: torch.device) -> Any:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from llm2vec_pl.encoder import Encoder
+from llm2vec_pl.int8_dynamic import Int8Linear
 
 # Dense bfloat16 peaks in FLOP/s, from NVIDIA's data sheets.
 PEAKS = {
@@ -37,15 +38,16 @@ def model_flops(encoder: Encoder, lengths: Sequence[int], predicted: int, traini
         training: whether there is a backward pass.
     """
     tokens = sum(lengths)
-    weights = [m.weight for m in encoder.decoder.modules() if isinstance(m, nn.Linear)]
+    layers = [m for m in encoder.decoder.modules() if isinstance(m, (nn.Linear, Int8Linear))]
     config: Any = encoder.config
     heads = config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    linear = 2 * tokens * sum(weight.numel() for weight in weights)
+    linear = 2 * tokens * sum(layer.in_features * layer.out_features for layer in layers)
     attention = 4 * sum(n * n for n in lengths) * heads * size * config.num_hidden_layers
     head = 2 * predicted * config.hidden_size * config.vocab_size
     if not training:
         return float(linear + attention + head)
+    weights = [layer.weight for layer in layers if isinstance(layer, nn.Linear)]
     trained = 2 * tokens * sum(weight.numel() for weight in weights if weight.requires_grad)
     return float(2 * linear + trained + 3 * attention + 2 * head)
 

@@ -228,7 +228,7 @@ class _Job:
             json.write_text(json_format.dumps(figures, indent=2) + "\n")
 
 
-def report(title: str, results: list[Result], facts: dict[str, float]) -> None:
+def report(title: str, results: list[Result], facts: dict[str, Any]) -> None:
     """Prints a row for each contestant, and how they compare."""
     from rich.console import Console
     from rich.table import Table
@@ -252,6 +252,8 @@ def report(title: str, results: list[Result], facts: dict[str, float]) -> None:
         f"{facts['tokens']:,} real tokens, {facts['flops'] / 1e12:.3g} TFLOP at "
         f"{facts['rate'] / 1e12:.3g} TFLOP/s; padded as they come, {padding:.0%} would be padding"
     )
+    if quantization := facts.get("quantization"):
+        console.print(quantization)
     if compared := ratios(results):
         median, least, most = compared
         ours, theirs = results

@@ -79,10 +79,12 @@ def _note(job: dict[str, Any], encoder: Encoder, masks: Sequence[Tensor], labels
     training = job["work"] != "encode"
     predicted = int((labels[:, 1:] != IGNORED).sum())
     half = job["precision"] == "bf16-mixed" or encoder.dtype == "bfloat16"
-    facts = {
+    facts: dict[str, Any] = {
         "tokens": sum(real),
         "padded": sum(len(each) * max(each) for each in lengths),  # as texts come, random batches
         "flops": model_flops(encoder, real, predicted, training),
         "rate": matrix_rate(job["device"], torch.bfloat16 if half else torch.float32),
     }
+    if encoder.fidelity:
+        facts["quantization"] = str(encoder.fidelity)
     Path(job["facts"]).write_text(json.dumps(facts))
