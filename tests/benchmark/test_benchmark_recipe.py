@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,11 +40,12 @@ def test_a_benchmark_prints_a_table_and_writes_its_figures(flags, tmp_path):
 
 
 @pytest.mark.slow
-def test_sentence_transformers_gives_the_same_embeddings_in_the_same_run():
+def test_sentence_transformers_runs_beside_it_with_nearly_the_same_embeddings():
     flags = ["--count", "10", "--against", "sentence-transformers", "--encoder.bidirectional"]
     done = benchmark("encode", *TINY, *flags, "false")  # which it cannot change
     assert done.returncode == 0, done.stderr
-    assert "cosine of their embeddings: median 1.000" in done.stdout
+    median = re.search(r"cosine of their embeddings: median ([\d.]+)", done.stdout)
+    assert float(median[1]) > 0.99  # it pools BOS as well
     assert "times faster than sentence-transformers" in done.stdout
 
 
