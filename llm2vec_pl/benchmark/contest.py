@@ -50,7 +50,8 @@ def contest(job: dict[str, Any], against: str | None, rounds: int) -> list[Resul
     Args:
         job: the work, as `contestants` describes it.
         against: an interpreter that has llm2vec, or "sentence-transformers"; None runs alone.
-        rounds: measurements of each, after one that is not counted.
+        rounds: measurements of each. What runs first, or has given its memory to the other one,
+            runs once more before it is measured.
 
     Returns:
         Ours first.
