@@ -1,13 +1,38 @@
-"""Two optimizers that Lightning sees as one: Muon for hidden matrices, AdamW for the rest."""
+"""AdamW, fused where it can be; and two optimizers that Lightning sees as one, Muon and AdamW."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
+
+FUSED_ON = ("cpu", "cuda")
+IMPLEMENTATION = ("fused", "foreach", "capturable")
+"""Settings of an optimizer that say how it computes: a resumed run keeps its own."""
+
+
+def adamw(groups: Iterable[dict[str, Any]], fused: bool = True, **options: Any) -> Optimizer:
+    """Torch's AdamW; where it can be fused, one kernel updates many weights.
+
+    Args:
+        groups: of parameters, which lie on the device that they are trained on.
+        fused: use that kernel where there is one for these parameters.
+        options: AdamW's.
+    """
+    # No kernel takes weights that are sharded and weights that are not at once.
+    split = [
+        {**group, "params": [p for p in group["params"] if isinstance(p, DTensor) == sharded]}
+        for group in groups
+        for sharded in (False, True)
+    ]
+    split = [group for group in split if group["params"]]
+    trained: list[Tensor] = [p for group in split for p in group["params"]]
+    fused = fused and all(p.is_floating_point() and p.device.type in FUSED_ON for p in trained)
+    return torch.optim.AdamW(split, fused=fused or None, **options)
 
 
 class Chain(Optimizer):
@@ -68,5 +93,5 @@ def muon_and_adamw(module: nn.Module, learning_rate: float, weight_decay: float)
     muon = torch.optim.Muon(
         matrices, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
     )
-    adamw = torch.optim.AdamW(rest, lr=learning_rate, weight_decay=0.0, betas=(0.9, 0.95))
-    return Chain([muon, adamw])
+    groups = [{"params": rest, "weight_decay": 0.0}]
+    return Chain([muon, adamw(groups, lr=learning_rate, betas=(0.9, 0.95))])

@@ -19,6 +19,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
+from llm2vec_pl.gather import between_hosts
 from llm2vec_pl.influence import decoder_layers
 
 
@@ -107,8 +108,8 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     whole = [p for p in parameters if p.requires_grad and not isinstance(p, DTensor)]
     if not whole or dist.get_world_size() == 1:
         return
-    present = torch.tensor([p.grad is not None for p in whole], device=whole[0].device).int()
-    dist.all_reduce(present, dist.ReduceOp.MAX)
+    present = torch.tensor([p.grad is not None for p in whole]).int()
+    dist.all_reduce(present, dist.ReduceOp.MAX, group=between_hosts())
     for p, somewhere in zip(whole, present.tolist(), strict=True):
         if somewhere:
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
@@ -148,6 +149,11 @@ def clip_gradients(
     torch's own functions fail where some weights are sharded and some are not.
     """
     parameters = list(parameters)
+    if not any(isinstance(p, DTensor) for p in parameters):
+        by_value = algorithm == "value"
+        clip = nn.utils.clip_grad_value_ if by_value else nn.utils.clip_grad_norm_
+        clip(parameters, largest)
+        return
     gradients = [local(p.grad) for p in parameters if p.grad is not None]
     if algorithm == "value":
         for gradient in gradients:
