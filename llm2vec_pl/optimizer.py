@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -15,24 +15,25 @@ IMPLEMENTATION = ("fused", "foreach", "capturable")
 """Settings of an optimizer that say how it computes: a resumed run keeps its own."""
 
 
-def adamw(groups: Iterable[dict[str, Any]], fused: bool = True, **options: Any) -> Optimizer:
-    """Torch's AdamW; where it can be fused, one kernel updates many weights.
+def adamw(groups: Iterable[dict[str, Any]], **options: Any) -> Optimizer:
+    """torch's AdamW, fused where it can be: one kernel updates many weights.
+
+    As the setting of its groups, not of all: torch would otherwise leave it to the optimizer to
+    undo the scaling of gradients (16-mixed), which is too late to clip them, and Lightning refuses.
 
     Args:
         groups: of parameters, which lie on the device that they are trained on.
-        fused: use that kernel where there is one for these parameters.
         options: AdamW's.
     """
-    # No kernel takes weights that are sharded and weights that are not at once.
-    split = [
-        {**group, "params": [p for p in group["params"] if isinstance(p, DTensor) == sharded]}
-        for group in groups
-        for sharded in (False, True)
-    ]
-    split = [group for group in split if group["params"]]
-    trained: list[Tensor] = [p for group in split for p in group["params"]]
-    fused = fused and all(p.is_floating_point() and p.device.type in FUSED_ON for p in trained)
-    return torch.optim.AdamW(split, fused=fused or None, **options)
+    fused = [{**group, "fused": can_fuse(group["params"]) or None} for group in groups]
+    return torch.optim.AdamW(fused, **options)
+
+
+def can_fuse(parameters: Sequence[Tensor]) -> bool:
+    """Whether there is a kernel for these; none is for sharded and whole weights at once."""
+    sharded = {isinstance(p, DTensor) for p in parameters}
+    known = all(p.is_floating_point() and p.device.type in FUSED_ON for p in parameters)
+    return known and len(sharded) == 1
 
 
 class Chain(Optimizer):

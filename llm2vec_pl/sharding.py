@@ -149,11 +149,6 @@ def clip_gradients(
     torch's own functions fail where some weights are sharded and some are not.
     """
     parameters = list(parameters)
-    if not any(isinstance(p, DTensor) for p in parameters):
-        by_value = algorithm == "value"
-        clip = nn.utils.clip_grad_value_ if by_value else nn.utils.clip_grad_norm_
-        clip(parameters, largest)
-        return
     gradients = [local(p.grad) for p in parameters if p.grad is not None]
     if algorithm == "value":
         for gradient in gradients:

@@ -155,13 +155,14 @@ class Operators(TorchDispatchMode):
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         sent = [tensor for tensor in given if self.waits.has(tensor)]
         result = func(*args, **kwargs)
-        # In a backward pass `Calls` is off; what is new there is for the device.
-        new = not given and torch._C._current_graph_task_id() != -1
-        if not sent and not new:
+        # In a backward pass `Calls` is off, and what is made anew cannot be told apart. A forward
+        # pass that is run again there has been seen before.
+        backward = torch._C._current_graph_task_id() != -1
+        if not sent and (given or not backward):
             return result
-        if asks(name, args, kwargs):
+        if sent and asks(name, args, kwargs):
             self.waits.note(str(name))
-        elif any(tensor.dim() for tensor in given if not self.waits.has(tensor)):
+        elif not backward and any(t.dim() for t in given if not self.waits.has(t)):
             self.waits.note(f"{name} with a tensor of the host")
         self.waits.send(*(leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)))
         return result

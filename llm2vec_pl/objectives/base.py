@@ -149,14 +149,7 @@ class Objective(LightningModule):
             {"params": [p for p in trained if p.dim() > 1], "weight_decay": self.weight_decay},
             {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
         ]
-        # A fused one would undo the scaling by itself, after the gradients are clipped.
-        return adamw(groups, fused=not self._scales_gradients, lr=self.learning_rate)
-
-    @property
-    def _scales_gradients(self) -> bool:
-        """Whether gradients are those of a scaled loss, as under 16-mixed precision."""
-        precision = None if self._trainer is None else self._trainer.precision_plugin
-        return getattr(precision, "scaler", None) is not None
+        return adamw([g for g in groups if g["params"]], lr=self.learning_rate)
 
     def notes(self) -> dict[str, Any]:
         """What `llm2vec_config.json` says about the training, for those who use the encoder."""
@@ -200,11 +193,10 @@ class Objective(LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clips by the norm of all gradients, or by value; under FSDP2 those of all ranks."""
-        if self._scales_gradients:
+        if self.device_mesh is not None and gradient_clip_val:
+            clip_gradients(self.parameters(), gradient_clip_val, gradient_clip_algorithm)
+        else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        elif gradient_clip_val:  # Lightning's own refuses a fused optimizer under bf16-mixed
-            trained = [p for group in optimizer.param_groups for p in group["params"]]
-            clip_gradients(trained, gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the trained weights only, an adapter's size, and names what the optimizer has."""
