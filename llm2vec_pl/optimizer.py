@@ -16,14 +16,14 @@ IMPLEMENTATION = ("fused", "foreach", "capturable")
 
 
 def adamw(groups: Iterable[dict[str, Any]], **options: Any) -> Optimizer:
-    """torch's AdamW, fused where it can be: one kernel updates many weights.
+    """AdamW, fused where it can be: one kernel updates many weights.
 
     As the setting of its groups, not of all: torch would otherwise leave it to the optimizer to
     undo the scaling of gradients (16-mixed), which is too late to clip them, and Lightning refuses.
 
     Args:
         groups: of parameters, which lie on the device that they are trained on.
-        options: AdamW's.
+        options: of `torch.optim.AdamW`.
     """
     fused = [{**group, "fused": can_fuse(group["params"]) or None} for group in groups]
     return torch.optim.AdamW(fused, **options)

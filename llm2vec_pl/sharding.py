@@ -132,11 +132,13 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     sharded = [g for g in gradients if isinstance(g, DTensor)]
-    total = _squares([g for g in gradients if not isinstance(g, DTensor)])
-    if sharded:
-        shares = _squares([local(g) for g in sharded])
-        dist.all_reduce(shares, group=sharded[0].device_mesh.get_group())
-        total = total.to(shares.device) + shares
+    whole = [g for g in gradients if not isinstance(g, DTensor)]
+    if not sharded:
+        return _squares(whole).sqrt()
+    total = _squares([local(g) for g in sharded])
+    dist.all_reduce(total, group=sharded[0].device_mesh.get_group())
+    if whole:
+        total = total + _squares(whole).to(total.device)
     return total.sqrt()
 
 

@@ -72,8 +72,9 @@ class NextTokenObjective(Objective):
         return sent
 
     def _with_labels(self, batch: TokenBatch) -> TokenBatch:
+        """The batch with what was made for it, unless somebody has changed it on the way."""
         for there, labelled in self._sent:
-            if all(batch.get(key) is value for key, value in there.items()):
+            if all(batch.get(key) is there.get(key) for key in (*there, "labels")):
                 return {**batch, **labelled}
         return batch if "labels" in batch else self.labelled(batch)
 
