@@ -10,8 +10,6 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
-SECONDS_BETWEEN_LOSSES = 1.0
-
 # Of other libraries, about their own internals; a user can do nothing about them.
 NOISE = (
     r".*`is_gradient_checkpointing` is deprecated.*",
@@ -40,13 +38,14 @@ class RunProgressBar(RichProgressBar):
     and each time the device has to be waited for.
     """
 
+    seconds_between_losses = 1.0
     _asked = 0.0  # time.monotonic()
     _loss: float | None = None
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """What the bar shows."""
         now = time.monotonic()
-        if now - self._asked >= SECONDS_BETWEEN_LOSSES:
+        if now - self._asked >= self.seconds_between_losses:
             self._asked = now
             loss = trainer.callback_metrics.get("train/loss")
             self._loss = None if loss is None else loss.item()

@@ -91,8 +91,18 @@ def muon_and_adamw(module: nn.Module, learning_rate: float, weight_decay: float)
         if parameter.requires_grad:
             hidden = parameter.ndim == 2 and id(parameter) not in embedded and "lm_head" not in name
             (matrices if hidden else rest).append(parameter)
-    muon = torch.optim.Muon(
-        matrices, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
-    )
-    groups = [{"params": rest, "weight_decay": 0.0}]
-    return Chain([muon, adamw(groups, lr=learning_rate, betas=(0.9, 0.95))])
+    # Either may be empty: a LoRA has matrices only.
+    optimizers: list[Optimizer] = []
+    if matrices:
+        optimizers.append(
+            torch.optim.Muon(
+                matrices,
+                lr=learning_rate,
+                weight_decay=weight_decay,
+                adjust_lr_fn="match_rms_adamw",
+            )
+        )
+    if rest:
+        groups = [{"params": rest, "weight_decay": 0.0}]
+        optimizers.append(adamw(groups, lr=learning_rate, betas=(0.9, 0.95)))
+    return Chain(optimizers)

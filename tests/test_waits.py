@@ -1,8 +1,13 @@
 """A step that neither logs nor draws the progress bar asks the device nothing."""
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
+import torch.multiprocessing as mp
 from contrastive_texts import QUERIES, contrastive_batch, tokens
+from killed_runs import free_port, torchrun
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
 from torch.utils.data import DataLoader
@@ -19,6 +24,12 @@ from llm2vec_pl.runs.self_check import SelfCheck
 
 STEPS = 8
 QUIET = (2, 3, 6, 7)  # of batches: the first has its checks, each fourth step logs
+
+
+class Bar(RunProgressBar):
+    """Never asks for the loss."""
+
+    seconds_between_losses = 1e9
 
 
 def mntp(folder, **options):
@@ -60,6 +71,8 @@ CASES = {
     ),
 }
 
+SLOW = {case: pytest.mark.slow for case in CASES if " with" in case or "again" in case}
+
 
 def fit(module, batch, tmp_path, **options):
     """A fit as a recipe makes it; what it waited for."""
@@ -79,7 +92,7 @@ def fit(module, batch, tmp_path, **options):
             FiniteGradients(),
             Checkpoints(),
             LearningRateMonitor("step"),
-            RunProgressBar(),
+            Bar(),
         ],
         **options,
     )
@@ -88,12 +101,7 @@ def fit(module, batch, tmp_path, **options):
     return watched.waits
 
 
-@pytest.fixture(autouse=True)
-def _one_look_at_the_bar(monkeypatch):
-    monkeypatch.setattr("llm2vec_pl.console.SECONDS_BETWEEN_LOSSES", 1e9)
-
-
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(c, marks=SLOW.get(c, ())) for c in CASES])
 def test_a_step_asks_the_device_nothing(case, llama_folder, tmp_path):
     waits = fit(*CASES[case](llama_folder), tmp_path)
     assert waits.in_steps(QUIET) == []
@@ -124,6 +132,26 @@ def test_a_batch_of_which_nothing_is_known_is_asked(llama_folder):
         waits.found.clear()
         module.loss(sent).backward()
     assert {wait.what for wait in waits.found} == {"tolist"}
+
+
+def watch_rank(rank: int, folder: str, strategy: str, port: int, result: str) -> None:
+    """What rank 0 waits for in a fit of two ranks."""
+    os.environ.update(torchrun(rank, 2, port))
+    torch.set_num_threads(1)
+    module, batch = supervised(folder, chunk_size=3)
+    waits = fit(module, batch, Path(result).parent, strategy=strategy, devices=2)
+    if rank == 0:
+        found = [wait for wait in waits.found if "with a tensor of the host" not in wait.what]
+        Path(result).write_text("\n".join(waits.in_steps(QUIET, found)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_ranks_ask_their_devices_nothing(strategy, llama_folder, tmp_path):
+    """What C++ gathers, weights and gradients, is not known to lie on the device."""
+    result = tmp_path / "waits.txt"
+    mp.spawn(watch_rank, (llama_folder, strategy, free_port(), str(result)), nprocs=2)
+    assert result.read_text() == ""
 
 
 @pytest.mark.parametrize(

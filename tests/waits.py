@@ -64,10 +64,11 @@ class Waits:
         self._on_device: dict[int, Any] = {}  # storages are kept: another may not take their place
         self._modes = (Calls(self), Operators(self))
 
-    def in_steps(self, steps: Iterable[int]) -> list[str]:
+    def in_steps(self, steps: Iterable[int], found: Iterable[Wait] | None = None) -> list[str]:
         """What was found in these steps: what, and where."""
         chosen = set(steps)
-        return sorted({f"{w.what} at {w.where}" for w in self.found if w.step in chosen})
+        found = self.found if found is None else found
+        return sorted({f"{w.what} at {w.where}" for w in found if w.step in chosen})
 
     def send(self, *tensors: Tensor) -> None:
         """Says that these are on the device."""
@@ -182,7 +183,10 @@ class Watched(Callback):
         self.waits = Waits()
 
     def setup(self, trainer: Any, pl_module: nn.Module, stage: str) -> None:
-        trainer.strategy._root_device = DEVICE
+        if hasattr(trainer.strategy, "_root_device"):
+            trainer.strategy._root_device = DEVICE
+        else:
+            trainer.strategy.parallel_devices = [DEVICE] * trainer.num_devices
 
     def on_fit_start(self, trainer: Any, pl_module: nn.Module) -> None:
         counted = trainer.fit_loop.epoch_loop.batch_progress.total
