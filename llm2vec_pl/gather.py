@@ -36,7 +36,7 @@ def _gloo_beside(group: dist.ProcessGroup) -> dist.ProcessGroup:
 
 
 def row_counts(*rows: Sized) -> list[list[int]]:
-    """How many rows each of these has on each rank: counts[rank][i]."""
+    """How many rows each of these has on each rank: counts[rank][i]; from host to host."""
     own = [len(each) for each in rows]
     if world() == (0, 1):
         return [own]

@@ -49,7 +49,7 @@ def text_lengths(attention_mask: Tensor) -> list[int]:
         attention_mask: 1 on real tokens, 0 on padding, (B, L).
     """
     noted = TEXT_LENGTHS.read(attention_mask)
-    return attention_mask.sum(dim=1).tolist() if noted is None else noted
+    return attention_mask.bool().sum(dim=1).tolist() if noted is None else noted
 
 
 def send(values: Tensor | Sequence[Any] | float, device: torch.device) -> Tensor:

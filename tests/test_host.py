@@ -47,6 +47,13 @@ def test_tensors_of_the_inference_mode_can_be_known():
         assert TEXT_LENGTHS.read(mask) == [3, 3]
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32, torch.int64])
+def test_lengths_are_whole_numbers_whatever_the_mask_is_made_of(dtype):
+    lengths = text_lengths(torch.tensor([[1, 1, 0], [1, 0, 0]]).to(dtype))
+    assert lengths == [2, 1]
+    assert all(type(length) is int for length in lengths)
+
+
 def test_the_lengths_of_joined_and_taken_texts_are_known_where_all_are():
     first, second = noted([2, 1], 2), noted([3], 3)
     joined = join([first, second])

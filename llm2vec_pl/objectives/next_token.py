@@ -56,7 +56,9 @@ class NextTokenObjective(Objective):
             step = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
             torch.default_generator.manual_seed(self.seed_of(step, 1))
         parts = zip(token_batches(batch), token_batches(moved), strict=True)
-        self._sent = tuple((there, self._labelled_on(here, there)) for here, there in parts)
+        self._sent = tuple(
+            (there, self._labelled_on(here, there)) for here, there in parts if "input_ids" in here
+        )
         torch.set_rng_state(before)
         return moved
 
