@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import time
 import warnings
+from typing import Any
 
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
 # Of other libraries, about their own internals; a user can do nothing about them.
@@ -13,6 +16,7 @@ NOISE = (
     r".*`gradient_checkpointing_enable` is deprecated.*",
     r".*isinstance\(treespec, LeafSpec\).*",
     r".*does not have many workers.*",
+    r".*You have overridden `transfer_batch_to_device`.*",
     r".*Experiment logs directory .* exists and is not empty.*",  # of a run that is resumed
     r".*Checkpoint directory .* exists and is not empty.*",
 )
@@ -28,7 +32,25 @@ def silence_noise() -> None:
 
 
 class RunProgressBar(RichProgressBar):
-    """Lightning's bar, which counts epochs where a run is measured in steps."""
+    """Lightning's bar, which counts epochs where a run is measured in steps.
+
+    It asks for `train/loss` once a second: what Lightning puts in a bar is asked for in each step,
+    and each time the device has to be waited for.
+    """
+
+    seconds_between_losses = 1.0
+    _asked = 0.0  # time.monotonic()
+    _loss: float | None = None
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """What the bar shows."""
+        now = time.monotonic()
+        if now - self._asked >= self.seconds_between_losses:
+            self._asked = now
+            loss = trainer.callback_metrics.get("train/loss")
+            self._loss = None if loss is None else loss.item()
+        shown = {} if self._loss is None else {"train/loss": self._loss}
+        return {**shown, **super().get_metrics(trainer, pl_module)}
 
     def _get_train_description(self, current_epoch: int) -> str:
         return f"Training, epoch {current_epoch}"

@@ -22,6 +22,7 @@ from llm2vec_pl.bidirectional import (
 from llm2vec_pl.cpu import multiplies_in_bfloat16
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.head import head_logits
+from llm2vec_pl.host import TEXT_LENGTHS
 from llm2vec_pl.influence import evaluating
 from llm2vec_pl.int8_dynamic import INT8_DYNAMIC, Fidelity, quantize, refuse_training
 from llm2vec_pl.loading import load_parts
@@ -206,8 +207,8 @@ class Encoder(nn.Module):
     def hidden_states(self, batch: TokenBatch) -> Tensor:
         """The decoder's last hidden states.
 
-        Where the decoder packs, padding costs nothing and its states are 0. On a GPU that waits
-        once a batch, for the lengths of the texts.
+        Where the decoder packs, padding costs nothing and its states are 0. A batch that did not
+        come from an objective's trainer then makes a GPU wait, for the lengths of its texts.
 
         Args:
             batch: `input_ids` and `attention_mask`, each (B, L).
@@ -242,8 +243,8 @@ class Encoder(nn.Module):
         inputs = {"input_ids": batch["input_ids"]}
         mask = batch["attention_mask"]
         # Without padding, attention without a mask is faster. A decoder that packs gets here only
-        # then; of another, to ask a GPU would be to wait for it.
-        if not self.packs and (mask.is_cuda or not mask.all()):
+        # then.
+        if not self.packs and _may_be_padded(mask):
             inputs["attention_mask"] = mask
             if self._takes_position_ids:
                 inputs["position_ids"] = position_ids(mask)
@@ -333,3 +334,12 @@ class Encoder(nn.Module):
             recorded = encoder.settings()
             encoder.notes = {k: v for k, v in settings.items() if k not in recorded}
         return encoder.load().eval()
+
+
+def _may_be_padded(attention_mask: Tensor) -> bool:
+    """Whether there is padding, as far as can be told without waiting for a GPU."""
+    lengths = TEXT_LENGTHS.read(attention_mask)
+    if lengths is not None:
+        width = attention_mask.shape[1]
+        return min(lengths, default=width) < width
+    return attention_mask.is_cuda or not attention_mask.all()

@@ -21,6 +21,7 @@ from llm2vec_pl.checkpoint_shards import is_shards, load_shards, save_shards
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.int8_dynamic import INT8_DYNAMIC
+from llm2vec_pl.optimizer import IMPLEMENTATION
 from llm2vec_pl.sharding import equal_on_all_ranks, gathered_state
 
 
@@ -158,16 +159,20 @@ def _restore(optimizer: Optimizer, loaded: dict[str, Any], parameters: dict[str,
     given = {name: group for group in loaded["param_groups"] for name in group["params"]}
     for group in optimizer.param_groups:
         settings = given.get(names[group["params"][0]], {})
-        group.update({key: value for key, value in settings.items() if key != "params"})
-    for name, values in loaded["state"].items():
-        if name in parameters:
-            p = parameters[name]
-            optimizer.state[p] = {key: _like(value, p, key) for key, value in values.items()}
+        own = ("params", *IMPLEMENTATION)
+        group.update({key: value for key, value in settings.items() if key not in own})
+        for p in group["params"]:
+            values = loaded["state"].get(names[p], {})
+            if values:
+                optimizer.state[p] = {key: _like(value, p) for key, value in values.items()}
+            if "step" in values:  # a fused optimizer counts on the device, another on the CPU
+                device = p.device if group.get("fused") else "cpu"
+                optimizer.state[p]["step"] = torch.as_tensor(values["step"]).to(device)
 
 
-def _like(value: Any, p: Tensor, key: str = "") -> Any:
-    """A whole value as the shards of a parameter's; a counter of steps stays on the CPU."""
-    if not isinstance(value, Tensor) or value.shape != p.shape or key == "step":
+def _like(value: Any, p: Tensor) -> Any:
+    """A whole value as the shards of a parameter's."""
+    if not isinstance(value, Tensor) or value.shape != p.shape:
         return value
     if isinstance(p, DTensor) and not isinstance(value, DTensor):
         # Each rank has read the whole: nothing is sent.

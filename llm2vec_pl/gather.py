@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Sequence, Sized
 
 import torch
 import torch.distributed as dist
@@ -18,14 +19,42 @@ def world() -> tuple[int, int]:
     return 0, 1
 
 
-def row_counts(*tensors: Tensor) -> list[list[int]]:
-    """How many rows each tensor has on each rank: counts[rank][tensor]."""
-    own = torch.tensor([len(tensor) for tensor in tensors], device=tensors[0].device)
+def between_hosts() -> dist.ProcessGroup:
+    """The group for what the hosts tell each other, on the CPU: no device has to be waited for.
+
+    The first call makes it where the devices have a group of their own, so all ranks must call it.
+    """
+    everyone = dist.group.WORLD
+    assert everyone is not None
+    return everyone if dist.get_backend() == "gloo" else _gloo_beside(everyone)
+
+
+@functools.lru_cache(maxsize=1)
+def _gloo_beside(group: dist.ProcessGroup) -> dist.ProcessGroup:
+    made: dist.ProcessGroup = dist.new_group(backend="gloo")
+    return made
+
+
+def row_counts(*rows: Sized) -> list[list[int]]:
+    """How many rows each of these has on each rank: counts[rank][i]; from host to host."""
+    own = [len(each) for each in rows]
     if world() == (0, 1):
-        return [own.tolist()]
-    counts = [torch.empty_like(own) for _ in range(world()[1])]
-    dist.all_gather(counts, own)
+        return [own]
+    counts = [torch.empty(len(own), dtype=torch.long) for _ in range(world()[1])]
+    dist.all_gather(counts, torch.tensor(own), group=between_hosts())
     return torch.stack(counts).tolist()  # type: ignore[no-any-return]
+
+
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """The mean of a scalar over ranks, in float32: on the device, which is not waited for.
+
+    Lightning's `sync_dist` has a barrier before each of its sums.
+    """
+    mean = value.detach().float().clone()
+    if world()[1] > 1:
+        dist.all_reduce(mean)
+        mean /= world()[1]
+    return mean
 
 
 def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:

@@ -22,6 +22,7 @@ def next_token_loss(
     head: Head,
     target_count: Tensor | None = None,
     chunk_size: int = 128,
+    places: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Cross entropy of each labelled token, read from the state one position before it.
 
@@ -39,13 +40,17 @@ def next_token_loss(
         target_count: what the sum is divided by; the number of labels if None. Under several ranks
             it is the mean count over ranks, so that the averaged gradient is the global one.
         chunk_size: labelled positions whose logits exist at once.
+        places: what `label_places` says of the labels, where that is known: to ask a GPU is to
+            wait for it.
 
     Returns:
         The loss in nats a token, and the number of labels whose logit was the highest: two scalars.
         Without a single label the loss is 0 and so is its gradient.
     """
-    states = hidden_states[:, :-1][labels[:, 1:] != IGNORED]  # (M, D)
-    targets = labels[:, 1:][labels[:, 1:] != IGNORED]  # (M,)
+    if places is None:
+        places = label_places(labels)
+    states = hidden_states.flatten(0, 1).index_select(0, places - 1)  # (M, D)
+    targets = labels.flatten().index_select(0, places)  # (M,)
     if not len(targets):
         return hidden_states[:0].float().sum(), targets.new_zeros(())
     if len(targets) <= chunk_size:
@@ -56,6 +61,17 @@ def next_token_loss(
         total = torch.stack([loss for loss, _ in results]).sum()
         correct = torch.stack([right for _, right in results]).sum()
     return total / (len(targets) if target_count is None else target_count), correct
+
+
+def label_places(labels: Tensor) -> Tensor:
+    """Where labels (B, L), flattened, hold a token to predict, (M,); column 0 does not count.
+
+    >>> label_places(torch.tensor([[-100, 5, -100], [7, -100, 6]])).tolist()
+    [1, 5]
+    """
+    labelled = labels != IGNORED
+    labelled[:, :1] = False
+    return labelled.flatten().nonzero()[:, 0]
 
 
 def _chunk(states: Tensor, targets: Tensor, head: Head) -> tuple[Tensor, Tensor]:

@@ -1,13 +1,39 @@
-"""Two optimizers that Lightning sees as one: Muon for hidden matrices, AdamW for the rest."""
+"""AdamW, fused where it can be; and two optimizers that Lightning sees as one, Muon and AdamW."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
+
+FUSED_ON = ("cpu", "cuda")
+IMPLEMENTATION = ("fused", "foreach", "capturable")
+"""Settings of an optimizer that say how it computes: a resumed run keeps its own."""
+
+
+def adamw(groups: Iterable[dict[str, Any]], **options: Any) -> Optimizer:
+    """AdamW, fused where it can be: one kernel updates many weights.
+
+    As the setting of its groups, not of all: torch would otherwise leave it to the optimizer to
+    undo the scaling of gradients (16-mixed), which is too late to clip them, and Lightning refuses.
+
+    Args:
+        groups: of parameters, which lie on the device that they are trained on.
+        options: of `torch.optim.AdamW`.
+    """
+    fused = [{**group, "fused": can_fuse(group["params"]) or None} for group in groups]
+    return torch.optim.AdamW(fused, **options)
+
+
+def can_fuse(parameters: Sequence[Tensor]) -> bool:
+    """Whether there is a kernel for these; none is for sharded and whole weights at once."""
+    sharded = {isinstance(p, DTensor) for p in parameters}
+    known = all(p.is_floating_point() and p.device.type in FUSED_ON for p in parameters)
+    return known and len(sharded) == 1
 
 
 class Chain(Optimizer):
@@ -77,6 +103,6 @@ def muon_and_adamw(module: nn.Module, learning_rate: float, weight_decay: float)
             )
         )
     if rest:
-        adamw = torch.optim.AdamW(rest, lr=learning_rate, weight_decay=0.0, betas=(0.9, 0.95))
-        optimizers.append(adamw)
+        groups = [{"params": rest, "weight_decay": 0.0}]
+        optimizers.append(adamw(groups, lr=learning_rate, betas=(0.9, 0.95)))
     return Chain(optimizers)

@@ -9,6 +9,8 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from llm2vec_pl.host import send, text_lengths
+
 
 @dataclass(frozen=True)
 class PackedTexts:
@@ -37,7 +39,7 @@ class PackedTexts:
 def lay_out(attention_mask: Tensor) -> PackedTexts | None:
     """Where the real tokens of a batch go; None where there is no padding to leave out.
 
-    On a GPU this waits once, for the lengths of the texts.
+    Where nobody has noted the lengths of the texts, a GPU has to be waited for.
 
     Args:
         attention_mask: 1 on real tokens, 0 on padding on whatever side, (B, L).
@@ -46,8 +48,8 @@ def lay_out(attention_mask: Tensor) -> PackedTexts | None:
     >>> texts.groups, texts.index.tolist()
     (((1, 1), (2, 3)), [3, 0, 1, 2, 6, 7, 8])
     """
-    real = attention_mask.bool()
-    width, lengths = real.shape[1], real.sum(dim=1).tolist()
+    real, lengths = attention_mask.bool(), text_lengths(attention_mask)
+    width = real.shape[1]
     if min(lengths, default=width) == width or max(lengths) == 0:
         return None
     order = sorted((row for row, length in enumerate(lengths) if length), key=lengths.__getitem__)
@@ -55,13 +57,13 @@ def lay_out(attention_mask: Tensor) -> PackedTexts | None:
     ends = ordered.cumsum(0)
     rows = torch.tensor(order).repeat_interleave(ordered)  # (T,)
     positions = torch.arange(len(rows)) - (ends - ordered).repeat_interleave(ordered)  # (T,)
-    rows, positions = rows.to(real.device), positions.to(real.device)
+    rows, positions = send(rows, real.device), send(positions, real.device)
     columns = (~real).byte().argsort(dim=1, stable=True)  # (B, L): those of real tokens first
     return PackedTexts(
         groups=tuple((len(list(same)), length) for length, same in groupby(ordered.tolist())),
         index=rows * width + columns[rows, positions],
         position_ids=positions,
-        boundaries=torch.cat([ends.new_zeros(1), ends]).to(real.device, torch.int32),
+        boundaries=send(torch.cat([ends.new_zeros(1), ends]).int(), real.device),
     )
 
 

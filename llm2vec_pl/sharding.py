@@ -19,6 +19,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
+from llm2vec_pl.gather import between_hosts
 from llm2vec_pl.influence import decoder_layers
 
 
@@ -107,8 +108,8 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     whole = [p for p in parameters if p.requires_grad and not isinstance(p, DTensor)]
     if not whole or dist.get_world_size() == 1:
         return
-    present = torch.tensor([p.grad is not None for p in whole], device=whole[0].device).int()
-    dist.all_reduce(present, dist.ReduceOp.MAX)
+    present = torch.tensor([p.grad is not None for p in whole]).int()
+    dist.all_reduce(present, dist.ReduceOp.MAX, group=between_hosts())
     for p, somewhere in zip(whole, present.tolist(), strict=True):
         if somewhere:
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
@@ -131,11 +132,13 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     sharded = [g for g in gradients if isinstance(g, DTensor)]
-    total = _squares([g for g in gradients if not isinstance(g, DTensor)])
-    if sharded:
-        shares = _squares([local(g) for g in sharded])
-        dist.all_reduce(shares, group=sharded[0].device_mesh.get_group())
-        total = total.to(shares.device) + shares
+    whole = [g for g in gradients if not isinstance(g, DTensor)]
+    if not sharded:
+        return _squares(whole).sqrt()
+    total = _squares([local(g) for g in sharded])
+    dist.all_reduce(total, group=sharded[0].device_mesh.get_group())
+    if whole:
+        total = total + _squares(whole).to(total.device)
     return total.sqrt()
 
 

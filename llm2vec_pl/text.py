@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from llm2vec_pl.errors import UserError
+from llm2vec_pl.host import TEXT_LENGTHS, send
 
 TokenBatch = dict[str, Tensor]
 TEXT = "{text}"
@@ -203,12 +204,21 @@ def join(batches: Sequence[TokenBatch]) -> TokenBatch:
     [[1.0, 0.0], [1.0, 1.0]]
     """
     length = max(batch["input_ids"].shape[1] for batch in batches)
-    return {
+    joined = {
         key: torch.cat([F.pad(b[key], (0, length - b[key].shape[1])) for b in batches])
         for key in batches[0]
     }
+    lengths = [TEXT_LENGTHS.read(b["attention_mask"]) for b in batches if "attention_mask" in b]
+    if lengths and None not in lengths:
+        TEXT_LENGTHS.write(joined["attention_mask"], [n for each in lengths for n in each or []])
+    return joined
 
 
-def take(batch: TokenBatch, rows: Tensor, length: int) -> TokenBatch:
+def take(batch: TokenBatch, rows: Sequence[int], length: int) -> TokenBatch:
     """Some rows of a right-padded batch, cut to a length: (R, length) each."""
-    return {key: value[rows, :length] for key, value in batch.items()}
+    index = send(rows, batch["input_ids"].device)
+    taken = {key: value[index, :length] for key, value in batch.items()}
+    lengths = TEXT_LENGTHS.read(batch["attention_mask"])
+    if lengths is not None:
+        TEXT_LENGTHS.write(taken["attention_mask"], [min(lengths[i], length) for i in rows])
+    return taken

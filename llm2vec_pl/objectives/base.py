@@ -13,14 +13,18 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from llm2vec_pl.bidirectional import check_bidirectional
+from llm2vec_pl.console import RunProgressBar
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.fsdp2 import load_encoder
+from llm2vec_pl.gather import mean_over_ranks
+from llm2vec_pl.host import TEXT_LENGTHS, text_lengths
 from llm2vec_pl.objectives.training_state import (
     named_state,
     numbered_state,
     require_same_weights,
 )
+from llm2vec_pl.optimizer import adamw
 from llm2vec_pl.sharding import average_gradients, clip_gradients
 from llm2vec_pl.text import TokenBatch
 from llm2vec_pl.weights import cast_weights
@@ -95,15 +99,30 @@ class Objective(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One step on the loss, logged as `train/loss`."""
         loss = self.loss(batch)
-        # The mean over ranks: a rank's own is weighted by its share of what counts.
-        self.log("train/loss", loss, prog_bar=True, batch_size=_rows(batch), sync_dist=True)
+        bar = self.trainer.progress_bar_callback
+        # Lightning waits in each step for what it puts in a bar; this package's asks by itself.
+        in_bar = bar is not None and not isinstance(bar, RunProgressBar)
+        self.log_mean("loss", loss, _rows(batch), prog_bar=in_bar)
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """The loss on held-out data, logged as `val/loss`, the mean over rows."""
-        self.log(
-            "val/loss", self.loss(batch), prog_bar=True, sync_dist=True, batch_size=_rows(batch)
-        )
+        self.log_mean("loss", self.loss(batch), _rows(batch), prog_bar=True)
+
+    def log_mean(self, name: str, value: Tensor, rows: int, prog_bar: bool = False) -> None:
+        """Logs `train/NAME` or `val/NAME`, the mean over ranks.
+
+        Args:
+            name: of the metric.
+            value: of a batch on this rank: a scalar.
+            rows: of the batch; in validation, its weight in the mean.
+            prog_bar: whether Lightning's progress bar shows it.
+        """
+        options: Any = {"batch_size": rows, "prog_bar": prog_bar}
+        if self.training:
+            self.log(f"train/{name}", mean_over_ranks(value), **options)
+        else:
+            self.log(f"val/{name}", value, sync_dist=True, **options)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW on the trainable weights, with warm-up and decay that fit the run's length."""
@@ -130,18 +149,34 @@ class Objective(LightningModule):
             {"params": [p for p in trained if p.dim() > 1], "weight_decay": self.weight_decay},
             {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
         ]
-        # Not fused: under mixed precision Lightning cannot clip the gradients of a fused one.
-        return torch.optim.AdamW([g for g in groups if g["params"]], lr=self.learning_rate)
+        return adamw([g for g in groups if g["params"]], lr=self.learning_rate)
 
     def notes(self) -> dict[str, Any]:
         """What `llm2vec_config.json` says about the training, for those who use the encoder."""
         return {}
 
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """Moves a batch, and notes what a step would have to ask the device: the texts' lengths."""
+        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        for here, there in zip(token_batches(batch), token_batches(moved), strict=True):
+            TEXT_LENGTHS.write(there["attention_mask"], text_lengths(here["attention_mask"]))
+        return moved
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Draws this step's randomness from seed, step and rank: a resumed run draws the same."""
-        step = self.trainer.fit_loop.epoch_loop.total_batch_idx
-        seed = [int(os.environ.get("PL_GLOBAL_SEED") or 0), step, self.global_rank]
-        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]))
+        torch.manual_seed(self.seed_of(self.trainer.fit_loop.epoch_loop.total_batch_idx))
+
+    def seed_of(self, step: int, *more: int) -> int:
+        """A seed for one step on this rank.
+
+        Args:
+            step: the number of the batch in the run.
+            more: what tells several seeds of a step apart.
+        """
+        seed = [int(os.environ.get("PL_GLOBAL_SEED") or 0), step, self.global_rank, *more]
+        return int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])
 
     def on_after_backward(self) -> None:
         """Under FSDP2, averages over ranks the gradients of what each has whole.
@@ -180,6 +215,14 @@ class Objective(LightningModule):
 
     def _by_number(self, optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
         return numbered_state(state, optimizer, self)
+
+
+def token_batches(batch: Any) -> list[TokenBatch]:
+    """The token batches in a batch, which may be one itself; none in what is no such thing."""
+    if not isinstance(batch, dict):
+        return []
+    parts = [batch, *batch.values()]
+    return [part for part in parts if isinstance(part, dict) and "attention_mask" in part]
 
 
 def _rows(batch: Any) -> int:

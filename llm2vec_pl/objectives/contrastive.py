@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -12,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.gather import gather_rows, row_counts, world
+from llm2vec_pl.host import send, text_lengths
 from llm2vec_pl.losses import TextIds, info_nce, similarities
 from llm2vec_pl.objectives.base import Objective, Schedule
 from llm2vec_pl.text import TokenBatch, join, take
@@ -156,16 +158,19 @@ class Contrastive(Objective):
         """
         if self.chunk_size is None:
             return self(batch)  # type: ignore[no-any-return]
-        lengths = batch["attention_mask"].sum(dim=1)
+        lengths = text_lengths(batch["attention_mask"])
         most = max(count for (count,) in row_counts(lengths))
         passes = math.ceil(most / self.chunk_size)
-        order = lengths.argsort(descending=True)  # texts of like length together: less padding
-        chosen = torch.cat([order, order[-1:].expand(max(0, passes - len(order)))])
+        # Texts of like length together: less padding.
+        order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
+        chosen = order + order[-1:] * (passes - len(order))
         embeddings = []
-        for rows in chosen.tensor_split(passes):
-            chunk = take(batch, rows, int(lengths[rows[0]]))
+        for some in np.array_split(chosen, passes):
+            rows = some.tolist()
+            chunk = take(batch, rows, lengths[rows[0]])
             embeddings.append(checkpoint(self, chunk, use_reentrant=False))
-        return torch.cat(embeddings)[order.argsort()]
+        places = send(np.argsort(order).tolist(), batch["attention_mask"].device)
+        return torch.cat(embeddings)[places]
 
     def notes(self) -> dict[str, Any]:
         """The temperature, and the instruction that each task's queries had."""
@@ -211,11 +216,10 @@ class Contrastive(Objective):
             texts.queries, texts.positives, texts.negatives, rows=rows, **self._options(texts)
         )
         own = torch.arange(len(texts.queries), device=scores.device)[rows]
-        kind, count = "train" if self.training else "val", len(own)
         found = (scores.argmax(dim=-1) == own).float().mean()
         negatives = scores.isfinite().sum(dim=-1).float().mean() - 1
-        self.log(f"{kind}/accuracy", found, batch_size=count, sync_dist=True)
-        self.log(f"{kind}/negatives", negatives, batch_size=count, sync_dist=True)
+        self.log_mean("accuracy", found, len(own))
+        self.log_mean("negatives", negatives, len(own))
         if self.log_temperature.requires_grad and self.training:
             self.log("train/temperature", self.temperature)
 

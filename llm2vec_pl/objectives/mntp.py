@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import UserError
@@ -33,9 +32,6 @@ class MNTP(NextTokenObjective):
         UserError: if the mask token is not one token, or the probability not in (0, 1].
     """
 
-    special_ids: Tensor
-    ordinary_ids: Tensor
-
     def __init__(
         self,
         encoder: Encoder,
@@ -54,19 +50,17 @@ class MNTP(NextTokenObjective):
         self.masking: MaskingStrategy = masking
         self.mask_token_id = self._mask_token_id(mask_token)
         tokenizer = encoder.tokenizer
-        special = torch.tensor(tokenizer.all_special_ids, dtype=torch.long)
+        # No buffers: they stay on the host, where tokens are hidden.
+        self.special_ids = torch.tensor(tokenizer.all_special_ids, dtype=torch.long)
         ordinary = torch.arange(min(len(tokenizer), encoder.config.vocab_size))
-        self.register_buffer("special_ids", special, persistent=False)
-        self.register_buffer(
-            "ordinary_ids", ordinary[~torch.isin(ordinary, special)], persistent=False
-        )
+        self.ordinary_ids = ordinary[~torch.isin(ordinary, self.special_ids)]
 
     def labelled(self, batch: TokenBatch) -> TokenBatch:
         """Hides tokens; in validation the same ones each time, so that losses compare."""
         generator = None
         if not self.training:
-            seed = int(batch["input_ids"].sum())
-            generator = torch.Generator(device=self.device).manual_seed(seed)
+            ids = batch["input_ids"]
+            generator = torch.Generator(device=ids.device).manual_seed(int(ids.sum()))
         return self.masked(batch, generator)
 
     def masked(self, batch: TokenBatch, generator: torch.Generator | None = None) -> TokenBatch:
@@ -77,14 +71,14 @@ class MNTP(NextTokenObjective):
             generator: source of randomness; torch's default if None.
         """
         ids, attention_mask = batch["input_ids"], batch["attention_mask"].bool()
-        maskable = attention_mask & ~torch.isin(ids, self.special_ids)
+        maskable = attention_mask & ~torch.isin(ids, self.special_ids.to(ids.device))
         # A token is predicted from the one before it, which has to be real.
         maskable[:, 1:] &= attention_mask[:, :-1]
         input_ids, labels = mask_tokens(
             ids,
             maskable,
             self.mask_token_id,
-            self.ordinary_ids,
+            self.ordinary_ids.to(ids.device),
             self.mask_probability,
             self.masking,
             generator,

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import torch.distributed as dist
+from typing import Any
+
+import torch
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from llm2vec_pl.losses import next_token_loss
-from llm2vec_pl.masking import IGNORED
-from llm2vec_pl.objectives.base import Objective
+from llm2vec_pl.gather import mean_over_ranks
+from llm2vec_pl.host import Notes, send
+from llm2vec_pl.losses import label_places, next_token_loss
+from llm2vec_pl.objectives.base import Objective, token_batches
 from llm2vec_pl.text import TokenBatch
+
+LABEL_PLACES: Notes[Tensor] = Notes()
+"""Of labels (B, L): their `label_places`, whose number only the host can know without waiting."""
 
 
 class Perplexity(MeanMetric):
@@ -28,9 +34,51 @@ class NextTokenObjective(Objective):
 
     logits_at_once = 2**23  # in a chunk: 32 MB in float32, whatever the vocabulary
 
+    # What was sent to the device last: each token batch, and the same with its labels.
+    _sent: tuple[tuple[TokenBatch, TokenBatch], ...] = ()
+
     def labelled(self, batch: TokenBatch) -> TokenBatch:
-        """The batch with `labels` (B, L): the token to predict, or -100."""
+        """The batch with `labels` (B, L): the token to predict, or -100.
+
+        The trainer asks for them before a batch goes to the device, where their number could not
+        be known without waiting: what is drawn here is drawn on the CPU.
+        """
         raise NotImplementedError
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """Moves a batch, and beside it the labels that its loss is going to ask for."""
+        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        before = torch.get_rng_state()
+        if self.training:
+            # Not the dropout's seed, which would draw the same numbers.
+            step = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
+            torch.default_generator.manual_seed(self.seed_of(step, 1))
+        parts = zip(token_batches(batch), token_batches(moved), strict=True)
+        self._sent = tuple(
+            (there, self._labelled_on(here, there)) for here, there in parts if "input_ids" in here
+        )
+        torch.set_rng_state(before)
+        return moved
+
+    def _labelled_on(self, here: TokenBatch, there: TokenBatch) -> TokenBatch:
+        """The labels of a batch on the host, as a part of the same batch on the device."""
+        labelled = here if "labels" in here else self.labelled(here)
+        device = there["attention_mask"].device
+        sent = {
+            key: there[key] if value is here.get(key) else send(value, device)
+            for key, value in labelled.items()
+        }
+        LABEL_PLACES.write(sent["labels"], send(label_places(labelled["labels"]), device))
+        return sent
+
+    def _with_labels(self, batch: TokenBatch) -> TokenBatch:
+        """The batch with what was made for it, unless somebody has changed it on the way."""
+        for there, labelled in self._sent:
+            if all(batch.get(key) is there.get(key) for key in (*there, "labels")):
+                return {**batch, **labelled}
+        return batch if "labels" in batch else self.labelled(batch)
 
     def configure_model(self) -> None:
         """Loads the encoder and makes the metrics, once."""
@@ -48,7 +96,7 @@ class NextTokenObjective(Objective):
         Args:
             batch: `input_ids` and `attention_mask`, each (B, L); and `labels`, if they are given.
         """
-        loss, accuracy = self.predict(batch if "labels" in batch else self.labelled(batch))
+        loss, accuracy = self.predict(self._with_labels(batch))
         if self._trainer is not None:
             self._log(loss.detach(), accuracy, len(batch["input_ids"]))
         return loss
@@ -60,29 +108,23 @@ class NextTokenObjective(Objective):
         that the averaged gradient is that of one process with the whole batch.
         """
         labels = batch["labels"]
-        count = (labels[:, 1:] != IGNORED).sum()
+        noted = LABEL_PLACES.read(labels)
+        places = label_places(labels) if noted is None else noted
+        count = send(torch.tensor(len(places), dtype=torch.float32), labels.device)
         loss, correct = next_token_loss(
             self.encoder.hidden_states(batch),
             labels,
             self.encoder.logits,
-            target_count=_mean_over_ranks(count).clamp(min=1),
+            target_count=mean_over_ranks(count).clamp(min=1),
             chunk_size=max(1, self.logits_at_once // self.encoder.config.vocab_size),
+            places=places,
         )
         return loss, correct / count.clamp(min=1)
 
     def _log(self, loss: Tensor, accuracy: Tensor, rows: int) -> None:
+        self.log_mean("accuracy", accuracy, rows)
         if self.training:
-            self.log("train/accuracy", accuracy, batch_size=rows, sync_dist=True)
-            self.log("train/perplexity", _mean_over_ranks(loss).exp(), batch_size=rows)
+            self.log("train/perplexity", mean_over_ranks(loss).exp(), batch_size=rows)
         else:
             self.val_perplexity.update(loss, weight=rows)
-            self.log("val/accuracy", accuracy, batch_size=rows, sync_dist=True)
             self.log("val/perplexity", self.val_perplexity, batch_size=rows)
-
-
-def _mean_over_ranks(value: Tensor) -> Tensor:
-    mean = value.float().clone()
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(mean)
-        mean /= dist.get_world_size()
-    return mean

@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from llm2vec_pl.errors import UserError
+from llm2vec_pl.optimizer import IMPLEMENTATION
 
 
 def named_state(state: dict[str, Any], optimizer: Optimizer, module: nn.Module) -> dict[str, Any]:
@@ -39,7 +40,8 @@ def numbered_state(
     groups = []
     for group in optimizer.state_dict()["param_groups"]:
         settings = given.get(names[group["params"][0]], {}) if group["params"] else {}
-        groups.append({**group, **settings, "params": group["params"]})
+        own = {key: group[key] for key in ("params", *IMPLEMENTATION) if key in group}
+        groups.append({**group, **settings, **own})
     return {
         **state,
         "state": {numbers[name]: value for name, value in state["state"].items()},

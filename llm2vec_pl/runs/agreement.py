@@ -7,6 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from llm2vec_pl.gather import world
+from llm2vec_pl.host import send
 
 
 class Copy:
@@ -45,7 +46,7 @@ class Agreement:
         if world()[1] == 1:
             return flags
         arrived = self._sent.read() if self._sent else [0.0] * len(flags)
-        sent = torch.tensor(flags, dtype=torch.float32, device=device)
+        sent = send(torch.tensor(flags, dtype=torch.float32), device)
         dist.all_reduce(sent, dist.ReduceOp.MAX)
         self._sent = Copy(sent)
         return [bool(flag) for flag in arrived]

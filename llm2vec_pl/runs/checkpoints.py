@@ -72,6 +72,9 @@ class Checkpoints(ModelCheckpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._signals.watch()
+        # Lightning asks all ranks before each batch whether one got SIGTERM, and waits for the
+        # answer. Here they agree on it after each step.
+        vars(trainer.fit_loop.epoch_loop)["_broadcast_sigterm_tensor"] = lambda: None
         self._saved_at = time.monotonic()
         self._seen_step = self._saved_step = trainer.global_step
         self._due = self._stop = False
@@ -116,13 +119,17 @@ class Checkpoints(ModelCheckpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._saved_step != trainer.global_step and not self._should_not_save(trainer):
             self._save_last(trainer)
-        self._signals.leave()
+        self._leave(trainer)
 
     @override
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
+        self._leave(trainer)
+
+    def _leave(self, trainer: Trainer) -> None:
         self._signals.leave()
+        vars(trainer.fit_loop.epoch_loop).pop("_broadcast_sigterm_tensor", None)
 
     def _should_not_save(self, trainer: Trainer) -> bool:
         quick = trainer.fast_dev_run  # type: ignore[attr-defined]

@@ -174,3 +174,65 @@ def test_a_users_own_objective_trains_on_its_own_loss(encoder):
     trainer.fit(Shouting(encoder, weight=100.0), loaders(encoder), loaders(encoder))
     assert trainer.callback_metrics["train/loss"] < 0
     assert trainer.callback_metrics["val/loss"] < 0 < trainer.callback_metrics["val/perplexity"]
+
+
+class Watched(MNTP):
+    """Keeps what it is asked to label, and what its loss gets."""
+
+    def __init__(self, encoder: Encoder, change=lambda batch: batch) -> None:
+        super().__init__(encoder, mask_probability=0.5)
+        self.change, self.asked, self.given, self.predicted = change, [], [], []
+
+    def labelled(self, batch):
+        self.asked.append(batch)
+        return super().labelled(batch)
+
+    def loss(self, batch):
+        self.given.append(batch)
+        return super().loss(self.change(batch))
+
+    def predict(self, batch):
+        self.predicted.append(batch)
+        return super().predict(batch)
+
+
+def watch(encoder, steps=3, **options):
+    lightning.seed_everything(0)
+    module = Watched(encoder, **options)
+    Trainer(max_steps=steps, limit_val_batches=0, **QUIET).fit(module, loaders(encoder))
+    return module
+
+
+def test_a_loss_gets_the_batch_as_it_is_and_tokens_were_hidden_once(encoder):
+    module = watch(encoder)
+    assert len(module.asked) == len(module.given) == 3
+    for asked, given, predicted in zip(module.asked, module.given, module.predicted, strict=True):
+        assert set(given) == {"input_ids", "attention_mask"}
+        assert torch.equal(given["input_ids"], asked["input_ids"])
+        chosen = predicted["labels"] != IGNORED
+        assert torch.equal(predicted["labels"][chosen], given["input_ids"][chosen])
+
+
+def test_tokens_of_a_batch_that_a_loss_changes_are_hidden_anew(encoder):
+    change = lambda batch: {**batch, "input_ids": batch["input_ids"] + 1}  # noqa: E731
+    module = watch(encoder, change=change)
+    assert len(module.asked) == 2 * 3
+    for given, predicted in zip(module.given, module.predicted, strict=True):
+        chosen = predicted["labels"] != IGNORED
+        assert torch.equal(predicted["labels"][chosen], given["input_ids"][chosen] + 1)
+
+
+def test_labels_that_a_loss_brings_are_the_ones_predicted(encoder):
+    labels = lambda batch: {**batch, "labels": batch["input_ids"]}  # noqa: E731
+    for predicted in watch(encoder, change=labels).predicted:
+        assert torch.equal(predicted["labels"], predicted["input_ids"])
+
+
+def test_each_step_hides_other_tokens_and_the_same_ones_in_another_run(encoder, monkeypatch):
+    batch = loaders(encoder).dataset[0]
+    monkeypatch.setattr("test_mntp.loaders", lambda _: DataLoader([batch] * 3, batch_size=1))
+    first, second = (
+        [batch["labels"] for batch in watch(encoder).predicted] for _ in range(2)
+    )  # fmt: skip
+    assert not torch.equal(first[0], first[1])
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
