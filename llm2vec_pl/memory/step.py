@@ -132,7 +132,10 @@ def gib(size: float) -> str:
 def add_up(
     weights: Sequence[Weight], activations: Activations | None, step: Step, vocabulary: int
 ) -> Memory:
-    """The fullest of three moments: the backward pass begins, ends, and the optimizer steps."""
+    """The fuller of two moments, in which the backward pass begins and ends.
+
+    The optimizer's step needs nothing beside: it is fused.
+    """
     shards = step.devices if step.sharded else 1
     frozen = sum(_share(w, shards) for w in weights if not w.trained)
     trained = sum(_share(w, shards) for w in weights if w.trained)
@@ -151,7 +154,6 @@ def add_up(
             + max(beside + decoded, _head(weights, step, vocabulary) if step.labels else 0),
         ),
         (buckets + trained, 0, gathered + last + decoded),
-        (buckets + trained, 0, _optimizer_transient(weights, step, shards)),
     )
     gradients, kept, transient = max(moments, key=sum)
     known = kept if activations is not None else None
@@ -181,11 +183,3 @@ def _head(weights: Sequence[Weight], step: Step, vocabulary: int) -> int:
     cast = 2 * head.count if step.autocast and head.size == 4 * head.count else 0
     logits = min(max(1, LOGITS_AT_ONCE // vocabulary), ceil(step.labels * step.tokens)) * vocabulary
     return BYTES_PER_LOGIT * logits + cast + head.size * head.trained
-
-
-def _optimizer_transient(weights: Sequence[Weight], step: Step, shards: int) -> int:
-    """PyTorch's AdamW takes all weights at once on a GPU, and one by one if they are shards."""
-    sizes = [_share(w, shards) for w in weights if w.trained]
-    if step.device == "cuda" and shards == 1:
-        return sum(sizes)
-    return 2 * max(sizes, default=0)
