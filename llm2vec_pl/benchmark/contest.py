@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import statistics
 import subprocess
 import sys
@@ -138,12 +139,20 @@ class Worker:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            last = self._printed.read_text().strip().splitlines()[-1:] or ["nothing was printed"]
-            needed = WHAT_TO_INSTALL.get(self.name)
-            hint = f" It needs an environment with {needed}." if needed else ""
-            raise UserError(f"{self.name} ended before it had an answer: {last[0]}.{hint}")
+            raise UserError(f"{self.name} ended before it had an answer: {self._why()}")
         answer: dict[str, float] = json.loads(line)
         return answer
+
+    def _why(self) -> str:
+        if self._process.wait() == -signal.SIGKILL:
+            return (
+                "it was killed, as the system does when memory runs out. Set a smaller "
+                "--batch_size, or --encoder.gradient_checkpointing true, which holds for both."
+            )
+        last = self._printed.read_text().strip().splitlines()[-1:] or ["nothing was printed"]
+        needed = WHAT_TO_INSTALL.get(self.name)
+        hint = f" It needs an environment with {needed}." if needed else ""
+        return f"{last[0]}.{hint}"
 
 
 def _print_agreement(folder: Path) -> None:

@@ -59,6 +59,12 @@ def test_a_contestant_that_cannot_run_says_why_and_what_it_needs(tmp_path):
         worker(tmp_path, FAILS, name=contests.REFERENCE)
 
 
+def test_a_contestant_that_was_killed_is_told_to_need_less_memory(tmp_path):
+    content = "import os, signal\ndef build(job):\n    os.kill(os.getpid(), signal.SIGKILL)"
+    with pytest.raises(UserError, match=r"memory runs out. Set a smaller --batch_size"):
+        worker(tmp_path, content)
+
+
 def test_an_interpreter_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(UserError, match="--against expects an interpreter.*nowhere/python"):
         Worker("llm2vec", "nowhere/python", tmp_path / "any.py", {}, tmp_path)
