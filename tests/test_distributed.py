@@ -1,5 +1,6 @@
 """Several processes: together they have the loss and the gradient of one with the whole batch."""
 
+import gc
 import os
 import socket
 from collections.abc import Callable
@@ -91,24 +92,33 @@ def train_on_share(
 ) -> None:
     """Loss and gradients of each case, written by rank 0."""
     start(rank, len(shares), port)
-    found = {}
-    for case in cases:
-        objective, batch = case(folder, shares[rank])
-        parallel = DistributedDataParallel(Loss(objective))
-        loss = parallel(batch)
-        loss.backward()
-        loss = loss.detach()
-        dist.all_reduce(loss)
-        found[case.__name__] = {"loss": loss / len(shares), "gradients": gradients(objective)}
+    found = {case.__name__: trained_on(case, folder, shares[rank]) for case in cases}
     if rank == 0:
         torch.save(found, result)
-    dist.destroy_process_group()
+    end()
+
+
+def trained_on(case: Callable, folder: str, rows: slice) -> dict:
+    objective, batch = case(folder, rows)
+    parallel = DistributedDataParallel(Loss(objective))
+    loss = parallel(batch)
+    loss.backward()
+    loss = loss.detach()
+    dist.all_reduce(loss)
+    return {"loss": loss / dist.get_world_size(), "gradients": gradients(objective)}
 
 
 def start(rank: int, ranks: int, port: int) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=ranks)
+
+
+def end() -> None:
+    # A DDP module that outlives the group ends it while it holds the interpreter's lock, for which
+    # the group's own thread may be waiting.
+    gc.collect()
+    dist.destroy_process_group()
 
 
 def free_port() -> int:
@@ -164,7 +174,7 @@ def compare_chunks(rank: int, folder: str, port: int, result: str) -> None:
                 found[case].append(train(objective, wrapped, batch, rank))
     if rank == 0:
         torch.save(found, result)
-    dist.destroy_process_group()
+    end()
 
 
 def with_dropout(folder: str, **options: bool) -> Contrastive:
