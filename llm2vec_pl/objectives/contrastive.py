@@ -195,7 +195,8 @@ class Contrastive(Objective):
             return
         self._views_checked = True
         texts = [batch[part]["input_ids"] for part in ("query", "positive")]
-        if torch.equal(*texts) and torch.equal(queries, positives):
+        # Rounding may differ between two places of one batch; dropout changes a vector far more.
+        if torch.equal(*texts) and (queries - positives).norm() < 1e-3 * queries.norm():
             raise UserError(
                 "Each sentence is its own positive, and both have the same embedding: without "
                 "dropout there is nothing to learn. Set --encoder.attention_dropout 0.3, as the "

@@ -159,6 +159,17 @@ def test_simcse_without_dropout_is_an_error(encoder):
         loaded(encoder).loss({"query": view, "positive": view})
 
 
+def test_views_that_differ_by_rounding_alone_are_the_same(encoder):
+    """Each text's place in a batch decides how a processor adds up: it failed on another one."""
+    module = loaded(encoder)
+    view = tokens(encoder, QUERIES)
+    embedding = encoder(view).detach()
+    module._check_views({"query": view, "positive": view}, embedding, embedding + 0.1)
+    module._views_checked = False
+    with pytest.raises(UserError, match="have the same embedding"):
+        module._check_views({"query": view, "positive": view}, embedding, embedding * (1 + 1e-6))
+
+
 def test_training_brings_pairs_together(tmp_path):
     """And logs what a user wants to watch."""
     config = small_llama(hidden_size=64, num_hidden_layers=1)
