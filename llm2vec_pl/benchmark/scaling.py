@@ -31,8 +31,9 @@ def scaling(
 ) -> None:
     """Prints real tokens a second of one process and of several, and their ratio.
 
-    The work of a process is the same in both: blocks of 256 tokens for MNTP, queries with a
-    positive and a hard negative, compared with those of all processes, for contrastive training.
+    The work of a process is the same in both: eight blocks of 256 tokens for MNTP; for contrastive
+    training what fits into 3,072 tokens of queries, each with a positive and a hard negative, which
+    are compared with those of all processes.
 
     Args:
         processes: how many, each on one thread of the CPU.
@@ -127,4 +128,4 @@ def _measure(
 def _job(objective: str, encoder: Encoder) -> tuple[Objective, LightningDataModule]:
     if objective == "mntp":
         return MNTP(encoder), PythonDocs(max_length=256, batch_size=8)
-    return Contrastive(encoder), PythonDocsPairs(batch_size=16, max_negatives=1)
+    return Contrastive(encoder), PythonDocsPairs(batch_size=64, max_negatives=1, max_tokens=3072)

@@ -49,6 +49,17 @@ def test_sentence_transformers_runs_beside_it_with_nearly_the_same_embeddings():
     assert "times faster than sentence-transformers" in done.stdout
 
 
+@pytest.mark.slow
+def test_two_processes_are_compared_with_one_for_each_objective():
+    done = benchmark("scaling", "--rounds", "1", "--steps", "1")
+    assert done.returncode == 0, done.stderr
+    for objective in ("mntp", "contrastive"):
+        rates = re.search(rf"{objective}: ([\d,]+) and ([\d,]+) tokens a second", done.stdout)
+        alone, together = (int(rate.replace(",", "")) for rate in rates.groups())
+        ratio = re.search(rf"{objective}: 2 processes are ([\d.]+) times one", done.stdout)
+        assert float(ratio[1]) == pytest.approx(together / alone, abs=0.01)
+
+
 def test_what_does_not_go_together_is_refused_before_anything_runs():
     done = benchmark("mntp", *TINY, "--against", "sentence-transformers")
     assert done.returncode == 2
