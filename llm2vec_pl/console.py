@@ -12,7 +12,6 @@ from lightning.pytorch.callbacks import RichProgressBar
 
 # Of other libraries, about their own internals; a user can do nothing about them.
 NOISE = (
-    r".*`is_gradient_checkpointing` is deprecated.*",
     r".*`gradient_checkpointing_enable` is deprecated.*",
     r".*isinstance\(treespec, LeafSpec\).*",
     r".*does not have many workers.*",

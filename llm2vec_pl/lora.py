@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -66,7 +67,7 @@ def add_lora(
         use_dora=dora,
         use_rslora=rslora,
     )
-    with _real_weights(decoder):
+    with _real_weights(decoder), _no_advice():
         adapted = get_peft_model(decoder, config)
     if not dora:
         fuse_dropout(adapted)
@@ -83,12 +84,21 @@ def merge_adapters(decoder: nn.Module, adapters: Iterable[str]) -> nn.Module:
 
     for adapter in adapters:
         try:
-            decoder = PeftModel.from_pretrained(decoder, adapter).merge_and_unload()
+            with _no_advice():
+                decoder = PeftModel.from_pretrained(decoder, adapter).merge_and_unload()
         except (ValueError, RuntimeError) as error:
             raise UserError(
                 f"The adapter {adapter} does not fit the decoder it is to be merged into: {error}"
             ) from error
     return decoder.requires_grad_(True)  # peft has frozen what it wrapped
+
+
+@contextlib.contextmanager
+def _no_advice() -> Iterator[None]:
+    """Hides that peft asks a model for a property which transformers has given another name."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*`is_gradient_checkpointing` is deprecated.*")
+        yield
 
 
 @contextlib.contextmanager
