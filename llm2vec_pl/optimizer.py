@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from llm2vec_pl.muon import Muon
+
 FUSED_ON = ("cpu", "cuda")
 IMPLEMENTATION = ("fused", "foreach", "capturable")
 """Settings of an optimizer that say how it computes: a resumed run keeps its own."""
@@ -94,14 +96,7 @@ def muon_and_adamw(module: nn.Module, learning_rate: float, weight_decay: float)
     # Either may be empty: a LoRA has matrices only.
     optimizers: list[Optimizer] = []
     if matrices:
-        optimizers.append(
-            torch.optim.Muon(
-                matrices,
-                lr=learning_rate,
-                weight_decay=weight_decay,
-                adjust_lr_fn="match_rms_adamw",
-            )
-        )
+        optimizers.append(Muon(matrices, learning_rate, weight_decay))
     if rest:
         groups = [{"params": rest, "weight_decay": 0.0}]
         optimizers.append(adamw(groups, lr=learning_rate, betas=(0.9, 0.95)))
