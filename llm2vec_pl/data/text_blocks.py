@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from llm2vec_pl.cache import cached_folder
 from llm2vec_pl.data.blocks import Blocks, collate_blocks, pack, tokenise, write_blocks
@@ -112,7 +113,7 @@ class TextBlocks(EncoderData):
         rank_zero_info(f"{type(self).__name__}: tokenising, once; the blocks are kept on disk.")
         self._notes.clear()
         for split in SPLITS:
-            stream = tokenise(self.texts(split), self.tokenizer, self.num_proc)
+            stream = _counted(tokenise(self.texts(split), self.tokenizer, self.num_proc), split)
             write_blocks(pack(stream, self.max_length), folder / f"{split}.arrow")
         if not len(Blocks(folder / "train.arrow")):
             raise UserError(f"{type(self).__name__} found no text to train on.")
@@ -151,6 +152,15 @@ class TextBlocks(EncoderData):
             dataset, self.batch_size, self.rank, self.world_size, self.seed, shuffle
         )
         return ResumableLoader(RowsOf(dataset), sampler, self.num_workers, self.collate, progress)
+
+
+def _counted(stream: Iterable[Tokens], split: Split) -> Iterator[Tokens]:
+    """The stream, with the number of its tokens so far where a terminal shows it."""
+    bar = tqdm(desc=f"{split} tokens", unit="", unit_scale=True, disable=None, leave=False)
+    with bar:
+        for tokens in stream:
+            bar.update(len(tokens))
+            yield tokens
 
 
 def pad_token_id(tokenizer: PreTrainedTokenizerFast) -> int:

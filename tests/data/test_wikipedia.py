@@ -104,6 +104,15 @@ def test_the_second_run_does_not_tokenise(
     assert len(second.blocks["train"]) == len(first.blocks["train"])
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_shows_how_many_tokens_there_are_so_far(
+    folder: Path, tokenizer, terminal: bool, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
+    Wikipedia(str(folder), max_length=32).attach(tokenizer).prepare_data()
+    assert ("train tokens: " in capsys.readouterr().err) == terminal
+
+
 @pytest.mark.parametrize("change", ["file", "max_length", "max_rows", "tokenizer"])
 def test_the_cache_is_made_anew_when_its_source_changes(
     folder: Path, cache: Path, tokenizer, change: str
