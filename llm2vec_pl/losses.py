@@ -23,14 +23,16 @@ def next_token_loss(
     target_count: Tensor | None = None,
     chunk_size: int = 128,
     places: Tensor | None = None,
+    trains_head: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Cross entropy of each labelled token, read from the state one position before it.
 
     With labels on the masked tokens it is masked next token prediction (LLM2Vec, section 2.1): the
     token hidden at i is predicted at i - 1, where the decoder learnt to predict it. With labels
-    everywhere it is causal language modelling. Only labelled positions reach the head, in chunks
-    whose logits are computed again in the backward pass: a vocabulary of 128k costs
-    `chunk_size` x 128k logits at a time, however large the batch.
+    everywhere it is causal language modelling. Only labelled positions reach the head, in chunks: a
+    vocabulary of 128k costs `chunk_size` x 128k logits at a time, however large the batch. A head
+    that is trained computes them again in the backward pass. One that is not, as beside a LoRA,
+    computes the states' gradient with the loss, two matrix products instead of three.
 
     Args:
         hidden_states: states of the decoder's last layer, (B, L, D).
@@ -42,6 +44,7 @@ def next_token_loss(
         chunk_size: labelled positions whose logits exist at once.
         places: what `label_places` says of the labels, where that is known: to ask a GPU is to
             wait for it.
+        trains_head: whether the head's weights need a gradient.
 
     Returns:
         The loss in nats a token, and the number of labels whose logit was the highest: two scalars.
@@ -53,13 +56,15 @@ def next_token_loss(
     targets = labels.flatten().index_select(0, places)  # (M,)
     if not len(targets):
         return hidden_states[:0].float().sum(), targets.new_zeros(())
-    if len(targets) <= chunk_size:
-        total, correct = _chunk(states, targets, head)
-    else:
-        chunks = zip(states.split(chunk_size), targets.split(chunk_size), strict=True)
+    chunks = zip(states.split(chunk_size), targets.split(chunk_size), strict=True)
+    if not trains_head:
+        results = [_chunk_and_gradient(s, t, head) for s, t in chunks]
+    elif len(targets) > chunk_size:
         results = [checkpoint(_chunk, s, t, head, use_reentrant=False) for s, t in chunks]
-        total = torch.stack([loss for loss, _ in results]).sum()
-        correct = torch.stack([right for _, right in results]).sum()
+    else:
+        results = [_chunk(states, targets, head)]
+    total = torch.stack([loss for loss, _ in results]).sum()
+    correct = torch.stack([right for _, right in results]).sum()
     return total / (len(targets) if target_count is None else target_count), correct
 
 
@@ -79,6 +84,32 @@ def _chunk(states: Tensor, targets: Tensor, head: Head) -> tuple[Tensor, Tensor]
     correct = (logits.detach().argmax(dim=-1) == targets).sum()
     total: Tensor = _CrossEntropySum.apply(logits, targets)  # type: ignore[no-untyped-call]
     return total, correct
+
+
+def _chunk_and_gradient(states: Tensor, targets: Tensor, head: Head) -> tuple[Tensor, Tensor]:
+    """As `_chunk`, but all that is left for the backward pass is the states' gradient, (M, D)."""
+    if not (torch.is_grad_enabled() and states.requires_grad):
+        return _chunk(states, targets, head)
+    leaf = states.detach().requires_grad_()
+    total, correct = _chunk(leaf, targets, head)
+    (gradient,) = torch.autograd.grad(total, leaf)
+    total = _WithGradient.apply(states, total.detach(), gradient)  # type: ignore[no-untyped-call]
+    return total, correct
+
+
+class _WithGradient(torch.autograd.Function):
+    """A total whose gradient with respect to the states is known."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, states: Tensor, total: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return total.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        (gradient,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return gradient * upstream, None, None
 
 
 class _CrossEntropySum(torch.autograd.Function):

@@ -34,12 +34,54 @@ def test_equals_plain_cross_entropy_and_its_gradients(chunk_size):
         torch.testing.assert_close(gradient, reference, atol=1e-5, rtol=0)
 
 
-def test_counts_the_labels_predicted_right():
+@pytest.mark.parametrize("chunk_size", [1, 4, 1000])
+def test_a_frozen_head_gives_the_same_gradient(chunk_size):
+    states, labels, head = states_labels_head()
+    head.requires_grad_(False)
+    expected = 3 * plain(states, labels, head)
+    (wanted,) = torch.autograd.grad(expected, states)
+    loss, _ = next_token_loss(states, labels, head, chunk_size=chunk_size, trains_head=False)
+    (got,) = torch.autograd.grad(3 * loss, states)
+    torch.testing.assert_close(3 * loss, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("trains_head", "times"), [(True, 2), (False, 1)])
+def test_a_frozen_head_computes_no_logits_twice(trains_head, times):
+    states, labels, head = states_labels_head()
+    rows = []
+
+    def counting_head(chunk):
+        rows.append(len(chunk))
+        return head(chunk)
+
+    loss, _ = next_token_loss(states, labels, counting_head, None, 5, trains_head=trains_head)
+    loss.backward()
+    assert sum(rows) == times * (labels[:, 1:] != IGNORED).sum()
+
+
+def test_a_frozen_head_in_half_precision_gives_gradients_in_it():
+    states, labels, head = states_labels_head()
+    states = states.detach().bfloat16().requires_grad_()
+    head = head.bfloat16().requires_grad_(False)
+    for trains_head in (True, False):
+        loss, _ = next_token_loss(states, labels, head, trains_head=trains_head)
+        (gradient,) = torch.autograd.grad(loss, states)
+        assert gradient.dtype == torch.bfloat16
+        torch.testing.assert_close(loss, plain(states, labels, head), atol=1e-5, rtol=0)
+        exact = torch.autograd.grad(plain(states.float(), labels, head.float()), states)[0]
+        torch.testing.assert_close(gradient, exact, atol=2e-3, rtol=2e-2)
+        head = head.bfloat16()
+
+
+@pytest.mark.parametrize("trains_head", [True, False])
+def test_counts_the_labels_predicted_right(trains_head):
     states, labels, head = states_labels_head()
     best = head(states).argmax(-1)[:, :-1]
     expected = (best == labels[:, 1:]).sum()
     for chunk_size in (2, 1000):
-        assert next_token_loss(states, labels, head, chunk_size=chunk_size)[1] == expected
+        got = next_token_loss(states, labels, head, chunk_size=chunk_size, trains_head=trains_head)
+        assert got[1] == expected
     labels[:, 1:] = best
     assert next_token_loss(states, labels, head)[1] == B * (L - 1)
 

@@ -24,7 +24,8 @@ states.sum().backward()  # the decoder's own gradient has its place already
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 before = peak()
 if sys.argv[1] == "ours":
-    loss, _ = next_token_loss(states, labels, head, chunk_size=NextTokenObjective.logits_at_once // V)
+    size = NextTokenObjective.logits_at_once // V
+    loss, _ = next_token_loss(states, labels, head, chunk_size=size, trains_head=False)
 else:
     loss = F.cross_entropy(head(states)[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
 loss.backward()

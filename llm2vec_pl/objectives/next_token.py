@@ -118,6 +118,7 @@ class NextTokenObjective(Objective):
             target_count=mean_over_ranks(count).clamp(min=1),
             chunk_size=max(1, self.logits_at_once // self.encoder.config.vocab_size),
             places=places,
+            trains_head=any(w.requires_grad for w in self.encoder.lm_head.parameters()),
         )
         return loss, correct / count.clamp(min=1)
 

@@ -69,6 +69,20 @@ def test_a_batch_in_which_nothing_got_hidden_costs_nothing(encoder, batch):
     assert all(p.grad is None or not p.grad.any() for p in mntp.parameters())
 
 
+@pytest.mark.parametrize(("lora_rank", "times"), [(4, 1), (0, 2)])
+def test_only_a_head_that_is_trained_computes_logits_twice(lora_rank, times, llama_folder, batch):
+    mntp = MNTP(Encoder(llama_folder, lora_rank=lora_rank), mask_probability=0.5)
+    mntp.configure_model()
+    mntp.encoder.lm_head.requires_grad_(lora_rank == 0)
+    mntp.logits_at_once = 2 * mntp.encoder.config.vocab_size
+    rows = []
+    mntp.encoder.lm_head.register_forward_hook(lambda head, states, _: rows.append(len(states[0])))
+    masked = mntp.masked(batch)
+    mntp.loss(masked).backward()
+    assert sum(rows) == times * (masked["labels"][:, 1:] != IGNORED).sum()
+    assert max(rows) == 2
+
+
 def test_validation_hides_the_same_tokens_each_time(encoder, batch):
     mntp = MNTP(encoder)
     mntp.eval()
