@@ -14,8 +14,8 @@ help:  ## Show this help.
 demo: .venv/ready  ## Make the embedded decoder bidirectional and train it with MNTP (10 minutes).
 	$(VENV)/python recipes/mntp.py
 
-test: .venv/ready  ## Run every test, the slow ones too.
-	$(VENV)/python -m pytest
+test: .venv/ready  ## Run every test, the slow ones too, on two cores.
+	$(VENV)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: .venv/ready  ## Lint, check types, run the documentation's examples.
 	$(VENV)/ruff check .

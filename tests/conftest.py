@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 from saved_models import save_model, small_llama
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores: one thread each
+    torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
