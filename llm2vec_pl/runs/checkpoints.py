@@ -104,6 +104,9 @@ class Checkpoints(ModelCheckpoint):
         )
         self._stop |= stop
         self._due |= stop or late or bool(self.every_n_steps and step % self.every_n_steps == 0)
+        # At the end Lightning closes the epoch, though it may be in the middle of one: with more
+        # steps, the run would go on with the next epoch.
+        self._due |= step == trainer.max_steps
         # A checkpoint from before a validation would skip it when the run goes on.
         if self._due and not validation_follows(trainer):
             self._save_last(trainer)
@@ -112,6 +115,7 @@ class Checkpoints(ModelCheckpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_end(trainer, pl_module)
         between_steps = not trainer.fit_loop._should_accumulate()
+        self._due |= trainer.should_stop  # EarlyStopping ends the run in the middle of an epoch, too
         if self._due and between_steps and not self._should_not_save(trainer):
             self._save_last(trainer)
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from trained import quiet_trainer, small_data, small_mntp
 
@@ -42,6 +42,48 @@ def test_the_last_checkpoint_comes_every_n_steps_and_at_the_end(llama_folder, tm
     callback = Watched(every_n_steps=2)
     train(llama_folder, tmp_path, callback, max_steps=5)
     assert [step for step, _ in callback.saved] == [2, 4, 5]
+
+
+class Losses(Callback):
+    """Notes epoch, step and loss of each batch."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, *args):
+        self.seen.append((trainer.current_epoch, trainer.global_step, outputs["loss"].item()))
+
+
+class StopAfter(Callback):
+    """Stops a run at a validation, as EarlyStopping does."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_validation_end(self, trainer, pl_module):
+        trainer.should_stop |= trainer.global_step >= self.step
+
+
+@pytest.mark.parametrize("ended_by", ["max_steps", "early stopping"])
+def test_a_run_that_has_ended_in_mid_epoch_goes_on_there_with_more_steps(
+    llama_folder, tmp_path, ended_by
+):
+    options = {"val_check_interval": 1, "check_val_every_n_epoch": None, "limit_val_batches": 1}
+    end = {"max_steps": 2} if ended_by == "max_steps" else {"max_steps": 4}
+
+    def losses(folder, more=(), resume=None, **changes):
+        seed_everything(0)
+        watch = Losses()
+        trainer = quiet_trainer(folder, Checkpoints(), watch, *more, **{**options, **changes})
+        data = small_data(tmp_path)
+        trainer.fit(small_mntp(llama_folder, schedule="constant"), data, ckpt_path=resume)
+        return watch.seen
+
+    whole = losses(tmp_path / "whole", max_steps=4)
+    cut = tmp_path / "cut"
+    first = losses(cut, [StopAfter(2)] if ended_by == "early stopping" else [], **end)
+    rest = losses(cut, resume=next(cut.rglob("last.ckpt")), max_steps=4)
+    assert first + rest == whole
 
 
 def test_gradients_that_are_being_accumulated_are_never_cut_off(llama_folder, tmp_path):
