@@ -66,7 +66,9 @@ class Encoder(nn.Module):
         max_length: tokens a text may have, special tokens included; longer ones are cut.
         template: what surrounds a text, as "[INST] {text} [/INST]", or "chat".
         adapters: further LoRA adapters to merge into the weights first, in this order.
-        lora_rank: rank of the new LoRA on all linear layers of the decoder; 0 trains all weights.
+        lora_rank: rank of the new LoRA on the linear layers of the decoder; 0 trains all weights.
+        lora_targets: layers that the LoRA goes on, by the ends of their names, as q_proj, or by
+            regular expressions; all linear layers that a text passes through if null.
         lora_alpha: scale of the LoRA; twice its rank if null.
         lora_dropout: chance of an input of the LoRA to be dropped.
         dora: weight-decomposed LoRA (Liu et al. 2024).
@@ -104,6 +106,7 @@ class Encoder(nn.Module):
         template: str | None = None,
         adapters: list[str] | None = None,
         lora_rank: int = 16,
+        lora_targets: list[str] | None = None,
         lora_alpha: float | None = None,
         lora_dropout: float = 0.05,
         dora: bool = False,
@@ -140,11 +143,13 @@ class Encoder(nn.Module):
             "dropout": lora_dropout,
             "dora": dora,
             "rslora": rslora,
+            "targets": lora_targets,
         }
         self.attention = attention
         self.attention_dropout = attention_dropout
         self.padding_free = padding_free and not compile
         self.packs = False
+        self.unused: tuple[str, ...] = ()  # weights that no text trains, frozen
         self.notes: dict[str, Any] = {}
         self.fidelity: Fidelity | None = None
         self.dtype: Dtype = dtype
@@ -197,6 +202,7 @@ class Encoder(nn.Module):
         # The whole model, for saving; not registered, since its parts are.
         self.__dict__["causal_lm"] = parts.causal_lm
         self.decoder, self.lm_head, self.packs = parts.decoder, parts.lm_head, parts.packs
+        self.unused = parts.unused
         self.config = text_config(parts.decoder)
         self._takes_position_ids = accepts_position_ids(parts.causal_lm)
         if self.quantization == INT8_DYNAMIC:
