@@ -67,12 +67,12 @@ class Encoder(nn.Module):
         template: what surrounds a text, as "[INST] {text} [/INST]", or "chat".
         adapters: further LoRA adapters to merge into the weights first, in this order.
         lora_rank: rank of the new LoRA on the linear layers of the decoder; 0 trains all weights.
-        lora_targets: layers that the LoRA goes on, by the ends of their names, as q_proj, or by
-            regular expressions; all linear layers that a text passes through if null.
         lora_alpha: scale of the LoRA; twice its rank if null.
         lora_dropout: chance of an input of the LoRA to be dropped.
         dora: weight-decomposed LoRA (Liu et al. 2024).
         rslora: rank-stabilised scale, alpha / sqrt(rank) (Kalajdzievski 2023).
+        lora_targets: layers that the LoRA goes on, by the ends of their names, as q_proj, or by
+            regular expressions; all linear layers that a text passes through if null.
         quantization: keep the frozen weights in 4 ("nf4") or 8 bits ("int8") and train a LoRA on
             them (QLoRA); "int8_dynamic" encodes on a CPU with weights and activations in 8 bits
             and says how near the embeddings stay; null keeps them as `dtype` says.
@@ -106,11 +106,11 @@ class Encoder(nn.Module):
         template: str | None = None,
         adapters: list[str] | None = None,
         lora_rank: int = 16,
-        lora_targets: list[str] | None = None,
         lora_alpha: float | None = None,
         lora_dropout: float = 0.05,
         dora: bool = False,
         rslora: bool = False,
+        lora_targets: list[str] | None = None,
         quantization: Quantization | None = None,
         attention: Attention | None = None,
         attention_dropout: float | None = None,

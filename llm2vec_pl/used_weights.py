@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from llm2vec_pl.bidirectional import accepts_position_ids, text_config
 
-EXPERT = re.compile(r"\bexperts\.\d+\.")
+EXPERT = re.compile(r"\bexperts\.\d+(?=\.|$)")
 """In a weight's name: the number of one expert among many, of which a text reaches only some."""
 
 
@@ -80,7 +80,7 @@ def same_expert(name: str) -> str:
     >>> same_expert("layers.0.mlp.experts.12.up_proj.weight")
     'layers.0.mlp.experts.*.up_proj.weight'
     """
-    return EXPERT.sub("experts.*.", name)
+    return EXPERT.sub("experts.*", name)
 
 
 def _with_siblings(

@@ -7,6 +7,7 @@ images too, where there is one. From there all properties are measured in one go
 from __future__ import annotations
 
 import functools
+import re
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.objectives import MNTP, Contrastive, Objective
 from llm2vec_pl.runs.self_check import require_gradients
 
+LEFT_OUT = re.compile(r"the LoRA leaves out (.*), which peft")
 TEXTS = ["A short text.", "Another text, a little longer than it.", "And a third one"]
 OTHERS = ["The short text again", "That one again.", "The third one."]
 
@@ -34,13 +36,14 @@ class Properties:
     lora_trains: str | None
     full_trains: str | None
     reopens: str | None
+    left_out: str  # by the LoRA, because of peft
 
 
 @functools.cache
 def properties(model_type: str) -> Properties:
     """Trains a step with default arguments, on a LoRA and on all weights; saves and reopens."""
-    with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as name, warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
         base, saved = f"{name}/base", Path(name, "saved")
         tiny_checkpoint(model_type).save_pretrained(base)
         tiny_tokenizer().save_pretrained(base)
@@ -52,7 +55,12 @@ def properties(model_type: str) -> Properties:
             for encoder, error in zip((full, lora), trains[::-1], strict=True)
             if not error
         ]
-        return Properties(untrained.packs, *trains, next(filter(None, reopens), None))
+        return Properties(
+            untrained.packs,
+            *trains,
+            next(filter(None, reopens), None),
+            next((m[1] for w in said if (m := LEFT_OUT.search(str(w.message)))), ""),
+        )
 
 
 def error_of(function: Callable[..., None], *args: object) -> str | None:

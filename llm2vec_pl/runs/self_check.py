@@ -122,7 +122,8 @@ def require_gradients(module: nn.Module) -> None:
         raise UserError(
             f"{len(without):,} of {len(trained):,} trainable weights get no gradient: "
             f"{', '.join(without[:5])}{more}. The loss does not depend on them: freeze them "
-            "(requires_grad_(False)) in configure_model, or use them in loss()."
+            "(requires_grad_(False)) in configure_model, use them in loss(), or, if they belong to "
+            "a LoRA, choose its layers with --encoder.lora_targets."
         )
 
 
