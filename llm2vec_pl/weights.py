@@ -96,7 +96,8 @@ def empty_weights(source: Source, dtype: torch.dtype, *how: Any) -> PreTrainedMo
     config = AutoConfig.from_pretrained(
         source.base, revision=source.revision, trust_remote_code=how[-1] if how else False
     )
-    with init_empty_weights(include_buffers=False):
+    # Some modelling code draws numbers for weights that are not there: a LoRA gets them after that.
+    with torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False):
         model = random_weights(source, config, dtype, *how)
     model.tie_weights()  # each use has got a parameter of its own
     return model
