@@ -32,6 +32,15 @@ CAUSAL_MODULES = (
 )
 """Parts of class names of what stays causal inside a hybrid: convolutions and recurrences."""
 
+FUSED_OUT_PROJ = (
+    "BambaMixer",
+    "FalconH1Mixer",
+    "GraniteMoeHybridMambaLayer",
+    "NemotronHMamba2Mixer",
+    "Zamba2MambaMixer",
+)
+"""Classes of mixers whose kernel for CUDA takes the weight of `out_proj` and never calls it."""
+
 TRIANGULAR_BUFFERS = ("gpt_neo", "openai-gpt")
 """Architectures that mask by a lower-triangular buffer named `bias` in each attention module."""
 

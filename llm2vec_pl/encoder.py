@@ -66,11 +66,13 @@ class Encoder(nn.Module):
         max_length: tokens a text may have, special tokens included; longer ones are cut.
         template: what surrounds a text, as "[INST] {text} [/INST]", or "chat".
         adapters: further LoRA adapters to merge into the weights first, in this order.
-        lora_rank: rank of the new LoRA on all linear layers of the decoder; 0 trains all weights.
+        lora_rank: rank of the new LoRA on the linear layers of the decoder; 0 trains all weights.
         lora_alpha: scale of the LoRA; twice its rank if null.
         lora_dropout: chance of an input of the LoRA to be dropped.
         dora: weight-decomposed LoRA (Liu et al. 2024).
         rslora: rank-stabilised scale, alpha / sqrt(rank) (Kalajdzievski 2023).
+        lora_targets: layers that the LoRA goes on, by the ends of their names, as q_proj, or by
+            regular expressions; all linear layers that a text passes through if null.
         quantization: keep the frozen weights in 4 ("nf4") or 8 bits ("int8") and train a LoRA on
             them (QLoRA); "int8_dynamic" encodes on a CPU with weights and activations in 8 bits
             and says how near the embeddings stay; null keeps them as `dtype` says.
@@ -108,6 +110,7 @@ class Encoder(nn.Module):
         lora_dropout: float = 0.05,
         dora: bool = False,
         rslora: bool = False,
+        lora_targets: list[str] | None = None,
         quantization: Quantization | None = None,
         attention: Attention | None = None,
         attention_dropout: float | None = None,
@@ -140,11 +143,13 @@ class Encoder(nn.Module):
             "dropout": lora_dropout,
             "dora": dora,
             "rslora": rslora,
+            "targets": lora_targets,
         }
         self.attention = attention
         self.attention_dropout = attention_dropout
         self.padding_free = padding_free and not compile
         self.packs = False
+        self.unused: tuple[str, ...] = ()  # weights that no text trains, frozen
         self.notes: dict[str, Any] = {}
         self.fidelity: Fidelity | None = None
         self.dtype: Dtype = dtype
@@ -197,6 +202,7 @@ class Encoder(nn.Module):
         # The whole model, for saving; not registered, since its parts are.
         self.__dict__["causal_lm"] = parts.causal_lm
         self.decoder, self.lm_head, self.packs = parts.decoder, parts.lm_head, parts.packs
+        self.unused = parts.unused
         self.config = text_config(parts.decoder)
         self._takes_position_ids = accepts_position_ids(parts.causal_lm)
         if self.quantization == INT8_DYNAMIC:

@@ -144,7 +144,7 @@ def require_quantizable(
     """The linear layers to round: at least one.
 
     Routers of mixtures of experts are of types of their own and stay as they are, as in
-    `lora.linear_layers`.
+    `lora_targets.linear_layers`.
 
     Args:
         decoder: with its weights.

@@ -20,6 +20,7 @@ from llm2vec_pl.quantization import BITSANDBYTES, keep_unpacked, quantization_co
 from llm2vec_pl.sharded_weights import WeightFiles, places_of
 from llm2vec_pl.sharding import shard_decoder
 from llm2vec_pl.threads import limit_threads
+from llm2vec_pl.used_weights import used_weights
 from llm2vec_pl.weights import empty_weights, random_weights, read_weights
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Parts(NamedTuple):
     decoder: nn.Module
     lm_head: nn.Module
     packs: bool
+    unused: tuple[str, ...]
 
 
 def load_parts(encoder: Encoder, mesh: DeviceMesh | None, device: torch.device | None) -> Parts:
@@ -58,8 +60,9 @@ def load_parts(encoder: Encoder, mesh: DeviceMesh | None, device: torch.device |
         if encoder.quantization == INT8_DYNAMIC:  # done by the encoder, when it can embed
             require_quantizable(decoder, mesh, device)
         decoder = _adapted(encoder, decoder)
-        if not encoder.random_weights and not model.config.get_text_config().tie_word_embeddings:
-            lm_head.requires_grad_(False)
+        unused = () if encoder.lora_rank else freeze_unused(decoder)
+        if not encoder.random_weights:
+            freeze_beside(lm_head, decoder)
         if mesh is not None:
             shard_decoder(decoder, lm_head, mesh)
         if files is not None:
@@ -70,7 +73,7 @@ def load_parts(encoder: Encoder, mesh: DeviceMesh | None, device: torch.device |
         packs = encoder.padding_free and can_pack(decoder)
         if encoder.compile_decoder:
             decoder.compile(dynamic=False)
-    return Parts(model, decoder, lm_head, packs)
+    return Parts(model, decoder, lm_head, packs, unused)
 
 
 def _read(
@@ -117,6 +120,27 @@ def _adapted(encoder: Encoder, decoder: Any) -> Any:
     from llm2vec_pl.lora import add_lora  # peft takes seconds to import
 
     return add_lora(decoder, encoder.source.base, encoder.lora_rank, **encoder.lora_options)
+
+
+def freeze_unused(decoder: nn.Module) -> tuple[str, ...]:
+    """Freezes the weights that a text's states do not depend on, and gives their names.
+
+    Nothing could train them, and an optimizer's weight decay would only shrink them.
+    """
+    if not all(p.is_floating_point() for p in decoder.parameters()):
+        return ()  # quantized, and not trained
+    used = used_weights(decoder)
+    trained = {name: p for name, p in decoder.named_parameters() if p.requires_grad}
+    unused = {name: p.requires_grad_(False) for name, p in trained.items() if name not in used}
+    return tuple(unused)
+
+
+def freeze_beside(lm_head: nn.Module, decoder: nn.Module) -> None:
+    """Freezes what the head has of its own, as its bias: weights tied to the decoder's stay."""
+    shared = set(decoder.parameters())
+    for p in lm_head.parameters():
+        if p not in shared:
+            p.requires_grad_(False)
 
 
 @contextlib.contextmanager

@@ -4,29 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.lora_dropout import fuse_dropout
-
-
-def linear_layers(decoder: nn.Module) -> list[str]:
-    """Names that pick every linear layer of a decoder, as `q_proj` or `down_proj`.
-
-    Routers of mixtures of experts are not linear layers of this exact type and stay as they are:
-    an adapter on them would change which expert sees a token. Where there is none of this type, as
-    in falcon, a type derived from it will do.
-    """
-    kinds = (nn.Linear, Conv1D, *_quantized_linear_layers())
-    modules = list(decoder.named_modules())
-    names = [name for name, module in modules if type(module) in kinds]
-    names = names or [name for name, module in modules if isinstance(module, kinds)]
-    return sorted({_suffix(name) for name in names})
+from llm2vec_pl.lora_targets import linear_layers
 
 
 def add_lora(
@@ -37,8 +23,9 @@ def add_lora(
     dropout: float = 0.05,
     dora: bool = False,
     rslora: bool = False,
+    targets: Sequence[str] | None = None,
 ) -> nn.Module:
-    """Freezes a decoder and puts a LoRA in float32 on all its linear layers (Hu et al. 2021).
+    """Freezes a decoder and puts a LoRA in float32 on its linear layers (Hu et al. 2021).
 
     On the inner decoder the adapter's keys are `base_model.model.layers…`, as those of the
     published LLM2Vec adapters.
@@ -51,9 +38,13 @@ def add_lora(
         dropout: on the adapter's input.
         dora: decompose the weight into direction and magnitude (Liu et al. 2024).
         rslora: scale by 1 / sqrt(rank) instead of 1 / rank (Kalajdzievski 2023).
+        targets: ends of the layers' names, or regular expressions; `linear_layers` if None.
 
     Returns:
         The wrapped decoder.
+
+    Raises:
+        UserError: if something in targets picks no layer.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -63,7 +54,7 @@ def add_lora(
         r=rank,
         lora_alpha=2 * rank if alpha is None else alpha,  # type: ignore[arg-type]
         lora_dropout=dropout,
-        target_modules=linear_layers(decoder),
+        target_modules=linear_layers(decoder, targets),
         use_dora=dora,
         use_rslora=rslora,
     )
@@ -122,17 +113,3 @@ def _real_weights(decoder: nn.Module) -> Iterator[None]:
         for module, weight in weights.items():
             weight.requires_grad = False
             module._parameters["weight"] = weight
-
-
-def _suffix(name: str) -> str:
-    """The last part of a module's name, and the one before where the last is only a number."""
-    parts = name.split(".")
-    return ".".join(parts[-2:]) if parts[-1].isdigit() else parts[-1]
-
-
-def _quantized_linear_layers() -> list[type[nn.Module]]:
-    try:
-        from bitsandbytes.nn import Linear4bit, Linear8bitLt
-    except ImportError:
-        return []
-    return [Linear4bit, Linear8bitLt]

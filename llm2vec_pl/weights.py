@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -38,14 +39,14 @@ def read_weights(
     Raises:
         UserError: if they cannot be read.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     place = {"revision": source.revision, "trust_remote_code": trust_remote_code}
     quantized = {"quantization_config": quantization, "device_map": {"": device}}
     try:
         config = AutoConfig.from_pretrained(source.base, **place)
         own = _set_attention_dropout(config, attention_dropout)
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        model: PreTrainedModel = causal_lm_class(config).from_pretrained(
             source.base,
             config=config,
             dtype=dtype,
@@ -72,12 +73,12 @@ def random_weights(
 
     config = copy.deepcopy(config)
     own = _set_attention_dropout(config, attention_dropout)
+    known, how = causal_lm_class(config), {"dtype": dtype, "attn_implementation": attention}
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            config,
-            dtype=dtype,
-            attn_implementation=attention,
-            trust_remote_code=trust_remote_code,
+        model: PreTrainedModel = (
+            known.from_config(config, **how, trust_remote_code=trust_remote_code)
+            if known is AutoModelForCausalLM
+            else known._from_config(config, **how)
         )
     except (ImportError, OSError, ValueError) as error:
         raise _not_loaded(source, error) from error
@@ -95,10 +96,31 @@ def empty_weights(source: Source, dtype: torch.dtype, *how: Any) -> PreTrainedMo
     config = AutoConfig.from_pretrained(
         source.base, revision=source.revision, trust_remote_code=how[-1] if how else False
     )
-    with init_empty_weights(include_buffers=False):
+    # Some modelling code draws numbers for weights that are not there: a LoRA gets them after that.
+    with torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False):
         model = random_weights(source, config, dtype, *how)
     model.tie_weights()  # each use has got a parameter of its own
     return model
+
+
+def causal_lm_class(config: PretrainedConfig) -> Any:
+    """What loads this configuration's causal language model: `AutoModelForCausalLM`, if it can.
+
+    It knows the text models of mllama and emu3 only inside of a model that reads images too. Saved
+    by themselves, as a full fine-tuning leaves them, they are opened by their own class.
+    """
+    from transformers import AutoModelForCausalLM
+
+    if hasattr(config, "auto_map") or type(config) in AutoModelForCausalLM._model_mapping:
+        return AutoModelForCausalLM
+    try:
+        modelling = import_module(type(config).__module__.replace("configuration_", "modeling_"))
+    except ImportError:
+        return AutoModelForCausalLM
+    for name, found in vars(modelling).items():
+        if name.endswith("ForCausalLM") and getattr(found, "config_class", None) is type(config):
+            return found
+    return AutoModelForCausalLM
 
 
 def cast_weights(encoder: nn.Module, dtype: torch.dtype) -> None:

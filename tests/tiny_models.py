@@ -11,7 +11,13 @@ from importlib import import_module
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from tokenizers import Tokenizer, models, processors
+from transformers import (
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from llm2vec_pl.architectures import WINDOW_SIZES
@@ -248,3 +254,53 @@ def tiny_causal_lm(model_type: str, attention: str = "eager", **overrides: Any) 
         name = re.sub("(Text)?Config", "ForCausalLM", type(config).__name__)
         model = getattr(modelling, name)._from_config(config, attn_implementation=attention)
     return model.eval()
+
+
+def tiny_checkpoint(model_type: str) -> PreTrainedModel:
+    """A causal language model as its checkpoints hold it, with its best attention.
+
+    A text model that belongs inside of a model for images or audio lies in a small one of those, if
+    that can be built: gemma3n's needs a package for its tower, dots3_note's cannot be shrunk.
+    """
+    try:
+        config = tiny_composite_config(model_type)
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(config).eval()
+    except (ImportError, ValueError):
+        pass
+    try:
+        return tiny_causal_lm(model_type, "sdpa")
+    except ValueError:
+        return tiny_causal_lm(model_type, "eager")
+
+
+def tiny_composite_config(model_type: str) -> PretrainedConfig:
+    """An architecture's whole configuration, its parts as small as `tiny_config` is."""
+    default, text = CONFIG_MAPPING[model_type](), tiny_config(model_type)
+    parts = type(default).sub_configs
+    if type(default) is type(text) or not parts:
+        return text
+    small = {
+        name: text if type(part) is type(text) else tiny_part(part)
+        for name in parts
+        if (part := getattr(default, name, None)) is not None
+    }
+    return type(default)(**small)
+
+
+def tiny_part(part: PretrainedConfig) -> PretrainedConfig:
+    """The small configuration of a tower."""
+    values = {k: v for k, v in vars(part).items() if not k.startswith("_")}
+    small = {k: v for k, old in values.items() if (v := shrunk(k, old, values)) is not None}
+    widths = ("hidden_size", "d_model", "embed_dim")
+    return type(part)(**small | {k: TOWER["hidden_size"] for k in widths if k in small})
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """A letter is a token: fewer than `VOCABULARY`, and special tokens where `tiny_config` has them."""
+    letters = [chr(code) for code in range(32, 127)]
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "<s>", "</s>", "<unk>", *letters])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>"))
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A", None, [("<s>", 1)])
+    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)

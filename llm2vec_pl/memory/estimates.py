@@ -66,7 +66,8 @@ def estimate_of(encoder: Any, step: Step) -> Memory:
     if model is not None:
         rank, dropout = (adapter.r, adapter.lora_dropout) if adapter else (0, 0.0)
         checkpointing = encoder.gradient_checkpointing
-        activations = _activations(model[0], step, rank, dropout, checkpointing)
+        targets = encoder.lora_options["targets"]
+        activations = _activations(model[0], step, rank, dropout, checkpointing, targets)
     return add_up(list(found_weights(encoder)), activations, step, _vocabulary(config))
 
 
@@ -95,7 +96,12 @@ def _without_data(
 
 
 def _activations(
-    decoder: nn.Module, step: Step, rank: int, dropout: float, checkpointing: bool
+    decoder: nn.Module,
+    step: Step,
+    rank: int,
+    dropout: float,
+    checkpointing: bool,
+    targets: list[str] | None = None,
 ) -> Activations | None:
     def prepare(decoder: Any) -> nn.Module:
         if checkpointing:
@@ -106,7 +112,7 @@ def _activations(
         from llm2vec_pl.lora import add_lora  # peft takes seconds to import
 
         with torch.device("meta"):  # else it draws random numbers that the training should get
-            return add_lora(decoder, decoder.name_or_path, rank, dropout=dropout)
+            return add_lora(decoder, decoder.name_or_path, rank, dropout=dropout, targets=targets)
 
     gpu = step.device == "cuda"
     try:

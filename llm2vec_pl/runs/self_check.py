@@ -16,6 +16,7 @@ from typing_extensions import override
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.gather import world
 from llm2vec_pl.sharding import is_sharded
+from llm2vec_pl.used_weights import same_expert
 
 
 class SelfCheck(Callback):
@@ -34,6 +35,7 @@ class SelfCheck(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         require_same_start(pl_module)
+        announce_unused(pl_module)
 
     @override
     def on_train_batch_start(
@@ -84,6 +86,16 @@ def announce_memory(trainer: Trainer, module: LightningModule, batch: Any) -> No
         )
 
 
+def announce_unused(module: nn.Module) -> None:
+    """Says which weights the encoder has frozen because no text reaches them."""
+    unused: tuple[str, ...] = getattr(getattr(module, "encoder", None), "unused", ())
+    if unused:
+        more = f" and {len(unused) - 3:,} more" if len(unused) > 3 else ""
+        rank_zero_info(
+            f"Not trained, since no text's states depend on them: {', '.join(unused[:3])}{more}."
+        )
+
+
 def _parts(batch: Any) -> list[dict[str, Any]]:
     """The token batches in a batch, which may be one itself."""
     if not isinstance(batch, dict):
@@ -95,19 +107,23 @@ def _parts(batch: Any) -> list[dict[str, Any]]:
 def require_gradients(module: nn.Module) -> None:
     """Checks that the backward pass has reached every trainable weight.
 
+    Of experts that are modules of their own, some get no token in a step: one of them will do.
+
     Raises:
         UserError: with the names of those it has not.
     """
     trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     if not trained:
         raise UserError("There is no trainable weight. Set --encoder.lora_rank 16, or 0 for all.")
-    without = [name for name, p in trained if p.grad is None]
+    reached = {same_expert(name) for name, p in trained if p.grad is not None}
+    without = [name for name, p in trained if p.grad is None and same_expert(name) not in reached]
     if without:
         more = f" and {len(without) - 5:,} more" if len(without) > 5 else ""
         raise UserError(
             f"{len(without):,} of {len(trained):,} trainable weights get no gradient: "
             f"{', '.join(without[:5])}{more}. The loss does not depend on them: freeze them "
-            "(requires_grad_(False)) in configure_model, or use them in loss()."
+            "(requires_grad_(False)) in configure_model, use them in loss(), or, if they belong to "
+            "a LoRA, choose its layers with --encoder.lora_targets."
         )
 
 

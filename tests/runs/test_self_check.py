@@ -5,12 +5,16 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from killed_runs import free_port
+from tiny_models import tiny_causal_lm
 from torch import nn
 from trained import quiet_trainer, small_data, small_mntp
+from transformers import AutoTokenizer
 
+from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.objectives import MNTP
-from llm2vec_pl.runs.self_check import SelfCheck, require_same_start
+from llm2vec_pl.runs.self_check import SelfCheck, require_gradients, require_same_start
+from llm2vec_pl.source import TINY
 
 
 class Forgets(MNTP):
@@ -25,6 +29,30 @@ def test_a_weight_that_the_loss_does_not_reach_is_named(llama_folder, tmp_path):
     trainer = quiet_trainer(tmp_path, SelfCheck())
     with pytest.raises(UserError, match=r"2 of .* get no gradient: forgotten.weight, forgotten"):
         trainer.fit(small_mntp(llama_folder, Forgets), small_data(tmp_path))
+
+
+def test_weights_that_no_text_reaches_are_named_once_and_not_trained(tmp_path, caplog):
+    model = tmp_path / "afmoe"
+    tiny_causal_lm("afmoe", vocab_size=8192).save_pretrained(model)
+    AutoTokenizer.from_pretrained(TINY).save_pretrained(model)
+    objective = MNTP(Encoder(str(model), lora_rank=0, max_length=32))
+    trainer = quiet_trainer(tmp_path, SelfCheck(), max_steps=1, limit_val_batches=0)
+    with caplog.at_level("INFO"):
+        trainer.fit(objective, small_data(tmp_path))
+    (line,) = [text for text in caplog.messages if text.startswith("Not trained")]
+    assert line.endswith("depend on them: layers.1.mlp.expert_bias.")
+    trainer.save_checkpoint(tmp_path / "end.ckpt")
+    kept = torch.load(tmp_path / "end.ckpt", weights_only=True)["state_dict"]
+    assert not any("expert_bias" in name for name in kept)
+    assert any("experts.gate_up_proj" in name for name in kept)
+
+
+def test_an_expert_without_a_token_in_this_step_is_no_fault_but_experts_without_any_are():
+    experts = nn.ModuleDict({"experts": nn.ModuleList(nn.Linear(2, 2) for _ in range(3))})
+    with pytest.raises(UserError, match=r"6 of 6 trainable weights get no gradient"):
+        require_gradients(experts)
+    experts["experts"][1](torch.ones(1, 2)).sum().backward()
+    require_gradients(experts)
 
 
 def test_a_model_with_nothing_to_train_is_an_error(llama_folder, tmp_path):
