@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,24 +13,25 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llm2vec_pl.attention import packed_states
+from llm2vec_pl.attention import attention_modules, packed_states, takes_packed
 from llm2vec_pl.bidirectional import (
     accepts_position_ids,
+    install_symmetric_masks,
     position_ids,
     refuse_unsupported,
     text_config,
 )
 from llm2vec_pl.cpu import multiplies_in_bfloat16
+from llm2vec_pl.encoding import encode
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.head import head_logits
 from llm2vec_pl.host import TEXT_LENGTHS
-from llm2vec_pl.influence import evaluating
 from llm2vec_pl.int8_dynamic import INT8_DYNAMIC, Fidelity, quantize, refuse_training
 from llm2vec_pl.loading import load_parts
-from llm2vec_pl.packing import lay_out, share_out
+from llm2vec_pl.packing import lay_out
 from llm2vec_pl.pooling import Pooling, pool, pool_packed
 from llm2vec_pl.quantization import Quantization
-from llm2vec_pl.sharding import is_sharded
+from llm2vec_pl.rope import use_own_lengths
 from llm2vec_pl.source import (
     locate,
     read_config,
@@ -43,11 +45,7 @@ from llm2vec_pl.weights import require_attention_dropout
 Dtype = Literal["float32", "bfloat16", "float16"]
 Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
 
-TOKENS_AT_ONCE = 2048
-"""Tokens that `encode` sends through the decoder at once on a CPU: more are hardly faster."""
-
-BATCHES_AHEAD = 16
-"""Batches whose texts `encode` tokenises together, to share them out by their lengths."""
+_loading = threading.RLock()
 
 
 class Encoder(nn.Module):
@@ -144,7 +142,7 @@ class Encoder(nn.Module):
         self.attention = attention
         self.attention_dropout = attention_dropout
         self.padding_free = padding_free and not compile
-        self.packs = False
+        self._can_pack = False
         self.notes: dict[str, Any] = {}
         self.fidelity: Fidelity | None = None
         self.dtype: Dtype = dtype
@@ -171,6 +169,12 @@ class Encoder(nn.Module):
         return self.text.tokenizer
 
     @property
+    def embedding_size(self) -> int:
+        """D, the numbers in an embedding and in a hidden state."""
+        # OPT-350m's decoder leaves its hidden size before the last projection.
+        return int(getattr(self.config, "word_embed_proj_dim", self.config.hidden_size))
+
+    @property
     def is_loaded(self) -> bool:
         """Whether the weights are there."""
         return hasattr(self, "decoder")
@@ -191,18 +195,48 @@ class Encoder(nn.Module):
         Raises:
             UserError: if the weights or an adapter do not fit.
         """
-        if self.is_loaded:
-            return self
+        # Several threads may ask for embeddings at once; and weights that were made in Lightning's
+        # inference mode could not be trained.
+        with _loading, torch.inference_mode(False):
+            if not self.is_loaded:
+                self._load(mesh, device)
+        return self
+
+    def _load(self, mesh: DeviceMesh | None, device: torch.device | None) -> None:
         parts = load_parts(self, mesh, device)
         # The whole model, for saving; not registered, since its parts are.
         self.__dict__["causal_lm"] = parts.causal_lm
-        self.decoder, self.lm_head, self.packs = parts.decoder, parts.lm_head, parts.packs
         self.config = text_config(parts.decoder)
+        self._can_pack = parts.packs
         self._takes_position_ids = accepts_position_ids(parts.causal_lm)
+        self._attention_modules = attention_modules(parts.decoder)
+        use_own_lengths(parts.decoder)
+        # from_pretrained leaves evaluation mode, in which nothing is dropped.
+        self.lm_head = parts.lm_head
+        self.train()
+        parts.decoder.train()
+        self.decoder = parts.decoder  # last: the encoder now counts as loaded
         if self.quantization == INT8_DYNAMIC:
             self.fidelity = quantize(self)
-        # from_pretrained leaves evaluation mode, in which nothing is dropped.
-        return self.train()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Makes a copy or an unpickled encoder work as the first one did, in whatever process."""
+        super().__setstate__(state)
+        if not self.is_loaded:
+            return
+        self._attention_modules = attention_modules(self.decoder)
+        if self.bidirectional:
+            install_symmetric_masks()
+        if self.compile_decoder:  # which PyTorch does not copy
+            self.decoder.compile(dynamic=False)
+
+    @property
+    def packs(self) -> bool:
+        """Whether the real tokens of a batch run without its padding, as things stand now.
+
+        Not after another attention implementation was set that cannot.
+        """
+        return self._can_pack and self.padding_free and takes_packed(self._attention_modules)
 
     def hidden_states(self, batch: TokenBatch) -> Tensor:
         """The decoder's last hidden states.
@@ -217,9 +251,10 @@ class Encoder(nn.Module):
             (B, L, D), in the dtype of the computation.
         """
         mask = batch["attention_mask"]
-        texts = lay_out(mask) if self.packs else None
+        packs = self.packs
+        texts = lay_out(mask) if packs else None
         if texts is None:
-            return self._padded_states(batch)
+            return self._padded_states(batch, is_full=packs)
         packed = packed_states(self.decoder, batch["input_ids"], texts)  # (T, D)
         states = packed.new_zeros(mask.numel(), packed.shape[-1])
         return states.index_copy(0, texts.index, packed).view(*mask.shape, -1)
@@ -233,18 +268,19 @@ class Encoder(nn.Module):
         Returns:
             (B, D) in float32, not normalised.
         """
-        texts = lay_out(batch["attention_mask"]) if self.packs else None
+        packs = self.packs
+        texts = lay_out(batch["attention_mask"]) if packs else None
         if texts is None:
-            return pool(self._padded_states(batch), batch["pooling_mask"], self.pooling)
+            states = self._padded_states(batch, is_full=packs)
+            return pool(states, batch["pooling_mask"], self.pooling)
         packed = packed_states(self.decoder, batch["input_ids"], texts)  # (T, D)
         return pool_packed(packed, texts.index, batch["pooling_mask"], self.pooling)
 
-    def _padded_states(self, batch: TokenBatch) -> Tensor:
+    def _padded_states(self, batch: TokenBatch, is_full: bool) -> Tensor:
         inputs = {"input_ids": batch["input_ids"]}
         mask = batch["attention_mask"]
-        # Without padding, attention without a mask is faster. A decoder that packs gets here only
-        # then.
-        if not self.packs and _may_be_padded(mask):
+        # Without padding, attention without a mask is faster.
+        if not is_full and _may_be_padded(mask):
             inputs["attention_mask"] = mask
             if self._takes_position_ids:
                 inputs["position_ids"] = position_ids(mask)
@@ -256,14 +292,19 @@ class Encoder(nn.Module):
         return head_logits(states, self.lm_head, self.config)
 
     def encode(
-        self, texts: str | Sequence[str], instruction: str = "", batch_size: int = 32
+        self,
+        texts: str | Sequence[str],
+        instruction: str | Sequence[str] = "",
+        batch_size: int = 32,
     ) -> Tensor:
         """Embeds texts in evaluation mode, whatever mode the encoder is in.
+
+        Several threads may encode at once; none may train meanwhile.
 
         Args:
             texts: N texts, or one.
             instruction: written right before each text and not pooled, as
-                "Retrieve the answer to the question: ".
+                "Retrieve the answer to the question: "; or N of them, one for each text.
             batch_size: texts that go through the decoder at once, at most; on a CPU fewer where
                 they are long.
 
@@ -271,30 +312,12 @@ class Encoder(nn.Module):
             (N, D) in float32 on the CPU, in the order of the texts, not normalised; (D,) for one.
 
         Raises:
-            UserError: if a text is not a string, or the instruction leaves no room for it.
+            UserError: if a text is not a string, an instruction leaves no room for it, there is
+                not one instruction for each text, or `batch_size` is no positive number.
         """
         if isinstance(texts, str):
-            return self.encode([texts], instruction, batch_size)[0]
-        self.load()
-        # Weights that FSDP2 has gathered in inference mode could not be trained afterwards.
-        grad_free = torch.no_grad() if is_sharded(self) else torch.inference_mode()
-        with evaluating(self), grad_free:
-            return self._encode(list(texts), instruction, batch_size)
-
-    def _encode(self, texts: list[str], instruction: str, batch_size: int) -> Tensor:
-        device = next(self.parameters()).device
-        budget = TOKENS_AT_ONCE if device.type == "cpu" else float("inf")
-        embeddings = torch.empty(len(texts), self.config.hidden_size, dtype=torch.float32)
-        # Texts of like length together: less padding.
-        order = sorted(range(len(texts)), key=lambda i: len(str(texts[i])), reverse=True)
-        for start in range(0, len(order), BATCHES_AHEAD * batch_size):
-            ahead = order[start : start + BATCHES_AHEAD * batch_size]
-            tokens = self.text([texts[i] for i in ahead], instruction)
-            lengths = tokens["attention_mask"].sum(dim=1).tolist()
-            for rows in share_out(lengths, batch_size, budget, padded=not self.packs):
-                batch = {k: v[rows, : lengths[rows[0]]].to(device) for k, v in tokens.items()}
-                embeddings[[ahead[i] for i in rows]] = self(batch).cpu()
-        return embeddings
+            return encode(self, [texts], instruction, batch_size)[0]
+        return encode(self, texts, instruction, batch_size)
 
     def settings(self) -> dict[str, Any]:
         """What `llm2vec_config.json` records: how a text becomes an embedding."""

@@ -73,12 +73,10 @@ class TextTokenizer:
         Raises:
             UserError: if a text is not a string, or an instruction leaves no room for the text.
         """
-        texts = _strings(texts)
+        texts = strings(texts)
+        instructions = each_instruction(instruction, len(texts))
         if not texts:
             return self._pad([])
-        instructions = [instruction] * len(texts) if isinstance(instruction, str) else instruction
-        if len(instructions) != len(texts):
-            raise UserError(f"Got {len(instructions)} instructions for {len(texts)} texts.")
         heads = [self._before + each for each in instructions]
         encoded = self._encode(
             heads, texts, return_offsets_mapping=True, return_special_tokens_mask=True
@@ -168,14 +166,39 @@ class TextTokenizer:
         return batch
 
 
-def _strings(texts: Sequence[str]) -> list[str]:
+def strings(texts: Sequence[str], kind: str = "text") -> list[str]:
+    """The texts as a list.
+
+    Raises:
+        UserError: if one of them is not a string, or all of them are one.
+    """
     if isinstance(texts, str):
         raise UserError("Expected a list of texts, but got one string. Put it in a list.")
     texts = list(texts)
     for i, text in enumerate(texts):
         if not isinstance(text, str):
-            raise UserError(f"Texts are strings, but text {i} is {text!r} ({type(text).__name__}).")
+            raise UserError(
+                f"{kind.capitalize()}s are strings, but {kind} {i} is {text!r} "
+                f"({type(text).__name__})."
+            )
     return texts
+
+
+def each_instruction(instruction: str | Sequence[str], count: int) -> list[str]:
+    """The instruction of each of `count` texts.
+
+    Raises:
+        UserError: if there are several, but not one for each text.
+    """
+    if isinstance(instruction, str):
+        return [instruction] * count
+    instructions = strings(instruction, "instruction")
+    if len(instructions) != count:
+        raise UserError(
+            f"Expected one instruction for all texts or one for each, but got "
+            f"{len(instructions)} instructions for {count} texts."
+        )
+    return instructions
 
 
 def _inside(offsets: list[tuple[int, int]], special: list[int], start: int, end: int) -> list[bool]:
