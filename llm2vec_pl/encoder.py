@@ -13,6 +13,14 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from llm2vec_pl.arguments import (
+    Faults,
+    longest_text,
+    require_attention,
+    require_lora,
+    require_one_of,
+    require_positions,
+)
 from llm2vec_pl.attention import attention_modules, packed_states, takes_packed
 from llm2vec_pl.bidirectional import (
     accepts_position_ids,
@@ -37,6 +45,7 @@ from llm2vec_pl.source import (
     read_config,
     read_settings,
     read_tokenizer,
+    rendered_template,
     require_weights,
 )
 from llm2vec_pl.text import TextTokenizer, TokenBatch
@@ -61,8 +70,10 @@ class Encoder(nn.Module):
         revision: branch, tag or commit of a hub name.
         bidirectional: let each token see each other (step 1); false leaves the decoder causal.
         pooling: how the states of a text become its embedding.
-        max_length: tokens a text may have, special tokens included; longer ones are cut.
-        template: what surrounds a text, as "[INST] {text} [/INST]", or "chat".
+        max_length: tokens a text may have, special tokens included; longer ones are cut. Not more
+            than the decoder has positions for, where these are learned.
+        template: what surrounds a text, as "[INST] {text} [/INST]", or "chat": the tokenizer's chat
+            template as it is rendered now, or as an earlier stage in that folder has rendered it.
         adapters: further LoRA adapters to merge into the weights first, in this order.
         lora_rank: rank of the new LoRA on all linear layers of the decoder; 0 trains all weights.
         lora_alpha: scale of the LoRA; twice its rank if null.
@@ -83,6 +94,8 @@ class Encoder(nn.Module):
         compile: torch.compile the decoder: faster steps after a minute or more of compiling.
         random_weights: draw the weights instead of reading them: to pre-train from scratch.
         trust_remote_code: run modelling code that comes with the weights.
+        control_tokens: let control tokens that are spelled out in a text, as `</s>`, be such; by
+            default they are plain characters there. Those of a template or an instruction count.
 
     Raises:
         UserError: with all that is wrong with the arguments, before any weights are read.
@@ -115,20 +128,18 @@ class Encoder(nn.Module):
         compile: bool = False,
         random_weights: bool = False,
         trust_remote_code: bool = False,
+        control_tokens: bool = False,
     ) -> None:
         super().__init__()
-        if random_weights and lora_rank:
-            raise UserError(
-                "--encoder.random_weights true trains from scratch, where a LoRA learns little. "
-                "Set --encoder.lora_rank 0."
-            )
-        if random_weights and quantization:
-            raise UserError(
-                f"--encoder.quantization {quantization} rounds weights that are there: it does not "
-                "go with --encoder.random_weights true."
-            )
+        faults = Faults()
+        faults.of(require_one_of, "pooling", pooling, Pooling)
+        faults.of(require_one_of, "dtype", dtype, Dtype)
+        faults.of(require_one_of, "quantization", quantization, Quantization, optional=True)
+        faults.of(require_attention, attention)
+        faults.of(require_lora, lora_rank, lora_dropout)
+        faults.of(_require_weights_to_draw, random_weights, lora_rank, quantization)
         if quantization == INT8_DYNAMIC:
-            refuse_training(lora_rank, compile)
+            faults.of(refuse_training, lora_rank, compile)
         self.bidirectional = bidirectional
         self.pooling: Pooling = pooling
         self.lora_rank = lora_rank
@@ -151,17 +162,24 @@ class Encoder(nn.Module):
         self.random_weights = random_weights
         self.trust_remote_code = trust_remote_code
 
-        self.source = locate(model_name, revision)
-        self.adapters = [*self.source.adapters, *(adapters or [])]
-        if not random_weights:
-            require_weights(self.source.base)
-        self.config = read_config(self.source, trust_remote_code)
-        if bidirectional:
-            refuse_unsupported(self.config)
-        require_attention_dropout(self.config, attention_dropout)
-
-        tokenizer = read_tokenizer(self.source, trust_remote_code)
-        self.text = TextTokenizer(tokenizer, max_length, template)
+        with faults.noted():
+            self.source = locate(model_name, revision)
+            self.adapters = [*self.source.adapters, *(adapters or [])]
+            if not random_weights:
+                require_weights(self.source.base)
+            self.config = read_config(self.source, trust_remote_code)
+            if bidirectional:
+                refuse_unsupported(self.config)
+            tokenizer = read_tokenizer(self.source, trust_remote_code)
+            faults.of(require_attention_dropout, self.config, attention_dropout)
+            self.text = TextTokenizer(
+                tokenizer,
+                longest_text(max_length, self.config),
+                template,
+                control_tokens,
+                rendered_template(self.source) if template == "chat" else None,
+            )
+        faults.raise_all()
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -255,6 +273,7 @@ class Encoder(nn.Module):
         texts = lay_out(mask) if packs else None
         if texts is None:
             return self._padded_states(batch, is_full=packs)
+        require_positions(texts.longest, self.config)
         packed = packed_states(self.decoder, batch["input_ids"], texts)  # (T, D)
         states = packed.new_zeros(mask.numel(), packed.shape[-1])
         return states.index_copy(0, texts.index, packed).view(*mask.shape, -1)
@@ -273,12 +292,14 @@ class Encoder(nn.Module):
         if texts is None:
             states = self._padded_states(batch, is_full=packs)
             return pool(states, batch["pooling_mask"], self.pooling)
+        require_positions(texts.longest, self.config)
         packed = packed_states(self.decoder, batch["input_ids"], texts)  # (T, D)
         return pool_packed(packed, texts.index, batch["pooling_mask"], self.pooling)
 
     def _padded_states(self, batch: TokenBatch, is_full: bool) -> Tensor:
         inputs = {"input_ids": batch["input_ids"]}
         mask = batch["attention_mask"]
+        require_positions(mask.shape[1], self.config)
         # Without padding, attention without a mask is faster.
         if not is_full and _may_be_padded(mask):
             inputs["attention_mask"] = mask
@@ -325,8 +346,7 @@ class Encoder(nn.Module):
             "base_model": self.source.base_name,
             "bidirectional": self.bidirectional,
             "pooling": self.pooling,
-            "max_length": self.text.max_length,
-            "template": self.text.template,
+            **self.text.rules,
             "dtype": self.dtype,
             **self.notes,
         }
@@ -357,6 +377,21 @@ class Encoder(nn.Module):
             recorded = encoder.settings()
             encoder.notes = {k: v for k, v in settings.items() if k not in recorded}
         return encoder.load().eval()
+
+
+def _require_weights_to_draw(
+    random_weights: bool, lora_rank: int, quantization: Quantization | None
+) -> None:
+    if random_weights and lora_rank:
+        raise UserError(
+            "--encoder.random_weights true trains from scratch, where a LoRA learns little. "
+            "Set --encoder.lora_rank 0."
+        )
+    if random_weights and quantization:
+        raise UserError(
+            f"--encoder.quantization {quantization} rounds weights that are there: it does not "
+            "go with --encoder.random_weights true."
+        )
 
 
 def _may_be_padded(attention_mask: Tensor) -> bool:
