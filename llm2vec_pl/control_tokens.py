@@ -30,15 +30,17 @@ class ControlTokens:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._backend: Tokenizer = tokenizer.backend_tokenizer
-        added = self._backend.get_added_tokens_decoder().values()
+        self._tokenizer = tokenizer
+        backend: Tokenizer = tokenizer.backend_tokenizer
+        added = backend.get_added_tokens_decoder().values()
         special = [token for token in added if token.special and token.content]
         self._names = {token.content for token in special}
         self._sizes = sorted({len(name) for name in self._names}, reverse=True)
         first = "".join(sorted({re.escape(name[0]) for name in self._names}))
         self._first = re.compile(f"[{first}]" if first else "(?!)")
-        normalizer = self._backend.normalizer
-        self._normalizer = normalizer if any(token.normalized for token in special) else None
+        self._normalizer = (
+            backend.normalizer if any(token.normalized for token in special) else None
+        )
         self._renamed: Renamed | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -67,7 +69,9 @@ class ControlTokens:
             The rows' tokens, and where in the characters that they refer to each text begins.
         """
         with _building:
-            renamed = self._renamed = self._renamed or Renamed(self._backend, self._names)
+            if self._renamed is None:
+                self._renamed = Renamed(self._tokenizer.backend_tokenizer, self._names)
+        renamed = self._renamed
         translated = [
             (self._translate(before, renamed), text, self._translate(after, renamed))
             for before, text, after in rows

@@ -13,6 +13,7 @@ from llm2vec_pl.checkpoint import save_encoder
 from llm2vec_pl.data.blocks import tokens_and_lengths
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import UserError
+from llm2vec_pl.objectives import Contrastive
 from llm2vec_pl.source import TINY
 from llm2vec_pl.text import TextTokenizer
 
@@ -212,14 +213,18 @@ def test_a_chat_template_that_prints_the_date_is_frozen_where_it_is_saved(
     trained = Encoder(str(source), template="chat").load()
     stage = save_encoder(trained, tmp_path / "stage")
     today = trained.encode("a text")
+    checkpoint = {"state_dict": {}}
+    Contrastive(trained).on_save_checkpoint(checkpoint)
     monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", LaterDate)
     assert not torch.allclose(Encoder(str(source), template="chat").encode("a text"), today)
+    resumed = Encoder(str(source), template="chat")
+    Contrastive(resumed).on_load_checkpoint(checkpoint)
     reopened = Encoder.from_pretrained(stage, dtype="float32")
     next_stage = Encoder(str(stage), template="chat")
     again = Encoder.from_pretrained(
         save_encoder(next_stage.load(), tmp_path / "next"), dtype="float32"
     )
-    for each in (reopened, next_stage, again):
+    for each in (resumed, reopened, next_stage, again):
         torch.testing.assert_close(each.encode("a text"), today)
         assert "2031" not in each.text.rendered
     number = trained.tokenizer.convert_tokens_to_ids("</s>")
