@@ -7,9 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_attention import _process_group  # noqa: F401 - a fixture
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import UserError
@@ -129,6 +132,23 @@ def test_threads_see_no_dropout_and_leave_the_mode_as_it_was(encoder):
     for job in jobs:
         torch.testing.assert_close(job.result(), expected, atol=1e-5, rtol=0)
     assert modes == {name: module.training for name, module in encoder.named_modules()}
+
+
+@pytest.mark.usefixtures("_process_group")
+def test_threads_take_turns_with_a_sharded_encoder_which_can_be_trained_afterwards(llama_folder):
+    torch.manual_seed(0)
+    encoder = Encoder(llama_folder, lora_rank=0).load()
+    expected = encoder.encode(TEXTS)
+    mesh = dist.init_device_mesh("cpu", (1,))
+    for layer in encoder.decoder.layers:
+        fully_shard(layer, mesh=mesh)
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(encoder.encode, TEXTS, "", 1 + i % 3) for i in range(8)]
+    for job in jobs:
+        torch.testing.assert_close(job.result(), expected, atol=1e-5, rtol=0)
+    assert all(module.training for module in encoder.modules())
+    encoder(encoder.text(TEXTS)).square().sum().backward()
+    assert encoder.decoder.layers[0].self_attn.q_proj.weight.grad is not None
 
 
 def test_an_encoder_that_several_threads_ask_first_is_loaded_once(llama_folder):
