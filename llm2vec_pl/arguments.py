@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, get_args
 
 from transformers import PretrainedConfig
@@ -12,31 +10,6 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from llm2vec_pl.architectures import LEARNED_POSITIONS
 from llm2vec_pl.errors import UserError
-
-
-class Faults:
-    """Collects what is wrong."""
-
-    def __init__(self) -> None:
-        self._found: list[str] = []
-
-    @contextmanager
-    def noted(self) -> Iterator[None]:
-        """A `UserError` inside is kept for later."""
-        try:
-            yield
-        except UserError as error:
-            self._found.append(str(error))
-
-    def of(self, check: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        """Keeps what a check finds wrong with its arguments."""
-        with self.noted():
-            check(*args, **kwargs)
-
-    def raise_all(self) -> None:
-        """Raises one `UserError` that says all that was found, if anything was."""
-        if self._found:
-            raise UserError("\n".join(self._found))
 
 
 def require_one_of(name: str, value: Any, choices: Any, optional: bool = False) -> None:

@@ -14,7 +14,6 @@ from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llm2vec_pl.arguments import (
-    Faults,
     longest_text,
     require_attention,
     require_lora,
@@ -31,7 +30,7 @@ from llm2vec_pl.bidirectional import (
 )
 from llm2vec_pl.cpu import multiplies_in_bfloat16
 from llm2vec_pl.encoding import encode
-from llm2vec_pl.errors import UserError
+from llm2vec_pl.errors import Faults, UserError
 from llm2vec_pl.head import head_logits
 from llm2vec_pl.host import TEXT_LENGTHS
 from llm2vec_pl.int8_dynamic import INT8_DYNAMIC, Fidelity, quantize, refuse_training

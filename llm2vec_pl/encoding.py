@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator, Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import torch
@@ -42,7 +43,7 @@ def encode(
 
 def require_batch_size(batch_size: int) -> None:
     """Raises a UserError for what is no number of texts."""
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+    if isinstance(batch_size, bool) or not isinstance(batch_size, Integral) or batch_size < 1:
         raise UserError(f"batch_size is a whole number of at least 1 text, but got {batch_size!r}.")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from llm2vec_pl.control_tokens import ControlTokens
-from llm2vec_pl.errors import UserError
+from llm2vec_pl.errors import Faults, UserError
 from llm2vec_pl.host import TEXT_LENGTHS, send
 
 TokenBatch = dict[str, Tensor]
@@ -60,8 +60,10 @@ class TextTokenizer:
                 f"The tokenizer {type(tokenizer).__name__} gives no character offsets, which tell "
                 "the text from its instruction. Use a model that has a tokenizer.json."
             )
-        if max_length < 1:
-            raise UserError(f"max_length is at least 1 token, but got {max_length}.")
+        faults = Faults()
+        with faults.noted():
+            if max_length < 1:
+                raise UserError(f"--encoder.max_length is at least 1 token, but got {max_length}.")
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.template = template
@@ -69,7 +71,9 @@ class TextTokenizer:
         # A rendered chat template already holds BOS and the like.
         self._adds_special_tokens = template != "chat"
         self._control = ControlTokens(tokenizer)
-        self.freeze(rendered or self._chat_template() if template == "chat" else None)
+        with faults.noted():
+            self.freeze(rendered or self._chat_template() if template == "chat" else None)
+        faults.raise_all()
 
     def freeze(self, rendered: str | None) -> None:
         """Takes the chat template as it was rendered before; None leaves it as it is."""
@@ -251,6 +255,8 @@ def strings(texts: Sequence[str], kind: str = "text") -> list[str]:
     """
     if isinstance(texts, str):
         raise UserError("Expected a list of texts, but got one string. Put it in a list.")
+    if not isinstance(texts, Iterable):
+        raise UserError(f"Expected a list of {kind}s, but got {texts!r}.")
     texts = list(texts)
     for i, text in enumerate(texts):
         if not isinstance(text, str):

@@ -55,10 +55,10 @@ def test_a_wrong_value_is_named_with_what_it_may_be(llama_folder, argument, valu
 
 def test_all_that_is_wrong_is_said_together(llama_folder):
     wrong = {"pooling": "cls", "dtype": "fp16", "quantization": "nf5", "lora_rank": -3}
-    more = {"template": "nothing", "attention_dropout": 2.0}
+    more = {"template": "nothing", "attention_dropout": 2.0, "max_length": 0}
     with pytest.raises(UserError) as error:
         Encoder(llama_folder, **wrong, **more)
-    assert len(str(error.value).splitlines()) == 6
+    assert len(str(error.value).splitlines()) == 7
     for name in (*wrong, *more):
         assert f"--encoder.{name} " in str(error.value) or name == "template"
     with pytest.raises(UserError, match=r"(?s)pooling.*no folder"):

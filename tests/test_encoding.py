@@ -109,6 +109,8 @@ def test_each_text_has_the_instruction_that_stands_beside_it(encoder):
         ((TEXTS, ["", None, "", ""]), "instruction 1 is None"),
         ((TEXTS, "", 0), "batch_size is .* at least 1 .* got 0"),
         ((TEXTS, "", -1), "batch_size is .* at least 1 .* got -1"),
+        ((TEXTS, None), "list of instructions, but got None"),
+        ((None,), "list of texts, but got None"),
         (([], "", -1), "batch_size is .* at least 1 .* got -1"),
         ((TEXTS, "", 2.5), "batch_size is .* got 2.5"),
         ((["long " * 9, None, "short"],), "text 1 is None"),
