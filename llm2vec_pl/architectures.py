@@ -67,3 +67,19 @@ ATTENTION_DROPOUTS = ("attention_dropout", "attn_pdrop", "attention_probs_dropou
 FIXED_ATTENTION_DROPOUT = ("falcon", "persimmon")
 """Architectures whose attention is not built with that: falcon's sdpa ignores it, persimmon's reads
 the configuration at each step, which must not keep what one stage of training wants."""
+
+LEARNED_POSITIONS = {
+    "biogpt": "max_position_embeddings",
+    "codegen": "n_positions",
+    "ctrl": "n_positions",
+    "git": "max_position_embeddings",
+    "gpt2": "n_positions",
+    "gpt_bigcode": "n_positions",
+    "gpt_neo": "max_position_embeddings",
+    "gptj": "n_positions",
+    "mpt": "max_seq_len",
+    "openai-gpt": "n_positions",
+    "opt": "max_position_embeddings",
+}
+"""Architectures that have positions for so many tokens only: the configuration entry that says how
+many. Tables with an offset, as OPT's, are that much longer."""

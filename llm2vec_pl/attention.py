@@ -21,9 +21,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from llm2vec_pl.bidirectional import accepts_position_ids, is_causal_module, text_config
+from llm2vec_pl.bidirectional import (
+    accepts_position_ids,
+    install_symmetric_masks,
+    is_causal_module,
+    mark,
+    text_config,
+    wraps_as,
+)
 from llm2vec_pl.influence import evaluating
 from llm2vec_pl.packing import PackedTexts, lay_out
 from llm2vec_pl.sharding import forget_unfinished_pass
@@ -46,7 +54,7 @@ def packed_states(decoder: nn.Module, input_ids: Tensor, texts: PackedTexts) -> 
     """The decoder's last states of the real tokens of a batch.
 
     Args:
-        decoder: one that `can_pack`.
+        decoder: one that `can_pack`, and whose attention `takes_packed`.
         input_ids: the padded batch, (B, L).
         texts: where its real tokens go.
 
@@ -90,14 +98,45 @@ class PackedMask:
     is_band: bool
 
 
-@functools.cache
 def install_packing() -> None:
-    """Lets transformers' attention take packed texts; what is not packed runs as ever."""
-    functions = AttentionInterface()
+    """Lets transformers' attention take packed texts; what is not packed runs as ever.
+
+    The registries belong to a process, so that each one that runs packed texts has to do this. A
+    second call changes nothing; what others have registered meanwhile is wrapped in its turn.
+    """
+    install_symmetric_masks()  # first, whatever is loaded first: packed masks are made of these
+    masks, functions = AttentionMaskInterface(), AttentionInterface()
     for name in PACKED:
-        build, attend = ALL_MASK_ATTENTION_FUNCTIONS[name], functions[name]
-        ALL_MASK_ATTENTION_FUNCTIONS.register(name, _mask_builder(build))
-        AttentionInterface.register(name, _attention(name, attend))
+        build, attend = masks[name], functions[name]
+        if not wraps_as(build, _mask_builder):
+            masks.register(name, mark(_mask_builder(build), _mask_builder))
+        if not wraps_as(attend, _attention):
+            functions.register(name, mark(_attention(name, attend), _attention))
+
+
+def attention_modules(decoder: nn.Module) -> list[nn.Module]:
+    """The modules whose configuration says which attention function runs."""
+    return [m for m in decoder.modules() if hasattr(vars(m).get("config"), "_attn_implementation")]
+
+
+def takes_packed(modules: list[nn.Module]) -> bool:
+    """Whether these modules would call attention that takes packed texts, as they now stand.
+
+    Which attention runs can be changed at any time: by `set_attn_implementation`, or by who
+    registers a function of their own.
+
+    Args:
+        modules: a decoder's `attention_modules`.
+    """
+    names = {vars(module)["config"]._attn_implementation for module in modules}
+    if not names <= set(PACKED):
+        return False
+    install_packing()
+    return all(
+        wraps_as(ALL_MASK_ATTENTION_FUNCTIONS[name], _mask_builder)
+        and wraps_as(ALL_ATTENTION_FUNCTIONS[name], _attention)
+        for name in names
+    )
 
 
 def _mask_builder(build: Callable[..., Any]) -> Callable[..., Any]:
@@ -107,10 +146,19 @@ def _mask_builder(build: Callable[..., Any]) -> Callable[..., Any]:
         if texts is None:
             return build(*args, **kwargs)
         alone = {**kwargs, "batch_size": 1, "attention_mask": None}
+
+        @functools.cache
+        def of_length(size: int) -> Any:
+            reset = _current.set(None)
+            try:
+                return build(**{**alone, "q_length": size, "kv_length": size})
+            finally:
+                _current.reset(reset)
+
         chunks = getattr(kwargs.get("config"), "attention_chunk_size", None)
         return PackedMask(
             texts,
-            functools.cache(lambda size: build(**{**alone, "q_length": size, "kv_length": size})),
+            of_length,
             window=kwargs.get("local_size"),
             is_band=not chunks and not kwargs.get("use_vmap"),  # the latter: a pattern of its own
         )

@@ -64,6 +64,7 @@ def make_bidirectional(model: PreTrainedModel) -> PreTrainedModel:
     turn_switch(model)
     turn_modules(model)
     install_symmetric_masks()
+    take_masks_along(model)
     warn_of_causal_modules(model)
     return model
 
@@ -139,17 +140,57 @@ def is_causal_module(module: nn.Module) -> bool:
 # Masks ------------------------------------------------------------------------------------------
 
 
-@functools.cache
 def install_symmetric_masks() -> None:
     """Let transformers build symmetric masks for configurations with `is_causal = False`.
 
     Its own masks of that kind are wider by one than FlashAttention's in sliding layers, still
     causal in chunked ones, and in eager attention absent without padding, which crashes mpt and
-    modernbert-decoder. Other configurations get the masks they always got.
+    modernbert-decoder. Other configurations get the masks they always got. A second call changes
+    nothing.
     """
     for name in ("eager", "sdpa", "flex_attention"):
         original = ALL_MASK_ATTENTION_FUNCTIONS[name]
-        ALL_MASK_ATTENTION_FUNCTIONS.register(name, symmetric_masks(name, original))
+        if not wraps_as(original, symmetric_masks):
+            wrapper = symmetric_masks(name, original)
+            ALL_MASK_ATTENTION_FUNCTIONS.register(name, mark(wrapper, symmetric_masks))
+
+
+def take_masks_along(model: PreTrainedModel) -> None:
+    """Let a copy of the model in another process install the masks as it is unpickled.
+
+    The registry belongs to a process, the model's class to transformers: nothing else would
+    import this module there.
+    """
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            vars(module)["_symmetric_masks"] = SymmetricMasks()
+
+
+class SymmetricMasks:
+    """What travels with a bidirectional model: unpickled, it installs the masks."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _installed_masks, ()
+
+
+def _installed_masks() -> SymmetricMasks:
+    install_symmetric_masks()
+    return SymmetricMasks()
+
+
+def mark(wrapper: Callable[..., Any], maker: Callable[..., Any]) -> Callable[..., Any]:
+    """Notes on an entry of a registry of transformers which function of ours has wrapped it."""
+    setattr(wrapper, "wrapped_by", maker)  # noqa: B010
+    return wrapper
+
+
+def wraps_as(entry: Any, maker: Callable[..., Any]) -> bool:
+    """Whether an entry of a registry, or one that it wraps, has been wrapped by this function."""
+    while entry is not None:
+        if getattr(entry, "wrapped_by", None) is maker:
+            return True
+        entry = getattr(entry, "__wrapped__", None)
+    return False
 
 
 def symmetric_masks(name: str, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,29 +13,38 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llm2vec_pl.attention import packed_states
+from llm2vec_pl.arguments import (
+    longest_text,
+    require_attention,
+    require_lora,
+    require_one_of,
+    require_positions,
+)
+from llm2vec_pl.attention import attention_modules, packed_states, takes_packed
 from llm2vec_pl.bidirectional import (
     accepts_position_ids,
+    install_symmetric_masks,
     position_ids,
     refuse_unsupported,
     text_config,
 )
 from llm2vec_pl.cpu import multiplies_in_bfloat16
-from llm2vec_pl.errors import UserError
+from llm2vec_pl.encoding import encode
+from llm2vec_pl.errors import Faults, UserError
 from llm2vec_pl.head import head_logits
 from llm2vec_pl.host import TEXT_LENGTHS
-from llm2vec_pl.influence import evaluating
 from llm2vec_pl.int8_dynamic import INT8_DYNAMIC, Fidelity, quantize, refuse_training
 from llm2vec_pl.loading import load_parts
-from llm2vec_pl.packing import lay_out, share_out
+from llm2vec_pl.packing import lay_out
 from llm2vec_pl.pooling import Pooling, pool, pool_packed
 from llm2vec_pl.quantization import Quantization
-from llm2vec_pl.sharding import is_sharded
+from llm2vec_pl.rope import use_own_lengths
 from llm2vec_pl.source import (
     locate,
     read_config,
     read_settings,
     read_tokenizer,
+    rendered_template,
     require_weights,
 )
 from llm2vec_pl.text import TextTokenizer, TokenBatch
@@ -43,11 +53,7 @@ from llm2vec_pl.weights import require_attention_dropout
 Dtype = Literal["float32", "bfloat16", "float16"]
 Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
 
-TOKENS_AT_ONCE = 2048
-"""Tokens that `encode` sends through the decoder at once on a CPU: more are hardly faster."""
-
-BATCHES_AHEAD = 16
-"""Batches whose texts `encode` tokenises together, to share them out by their lengths."""
+_loading = threading.RLock()
 
 
 class Encoder(nn.Module):
@@ -63,8 +69,10 @@ class Encoder(nn.Module):
         revision: branch, tag or commit of a hub name.
         bidirectional: let each token see each other (step 1); false leaves the decoder causal.
         pooling: how the states of a text become its embedding.
-        max_length: tokens a text may have, special tokens included; longer ones are cut.
-        template: what surrounds a text, as "[INST] {text} [/INST]", or "chat".
+        max_length: tokens a text may have, special tokens included; longer ones are cut. Not more
+            than the decoder has positions for, where these are learned.
+        template: what surrounds a text, as "[INST] {text} [/INST]", or "chat": the tokenizer's chat
+            template as it is rendered now, or as an earlier stage in that folder has rendered it.
         adapters: further LoRA adapters to merge into the weights first, in this order.
         lora_rank: rank of the new LoRA on the linear layers of the decoder; 0 trains all weights.
         lora_alpha: scale of the LoRA; twice its rank if null.
@@ -87,6 +95,8 @@ class Encoder(nn.Module):
         compile: torch.compile the decoder: faster steps after a minute or more of compiling.
         random_weights: draw the weights instead of reading them: to pre-train from scratch.
         trust_remote_code: run modelling code that comes with the weights.
+        control_tokens: let control tokens that are spelled out in a text, as `</s>`, be such; by
+            default they are plain characters there. Those of a template or an instruction count.
 
     Raises:
         UserError: with all that is wrong with the arguments, before any weights are read.
@@ -120,20 +130,18 @@ class Encoder(nn.Module):
         compile: bool = False,
         random_weights: bool = False,
         trust_remote_code: bool = False,
+        control_tokens: bool = False,
     ) -> None:
         super().__init__()
-        if random_weights and lora_rank:
-            raise UserError(
-                "--encoder.random_weights true trains from scratch, where a LoRA learns little. "
-                "Set --encoder.lora_rank 0."
-            )
-        if random_weights and quantization:
-            raise UserError(
-                f"--encoder.quantization {quantization} rounds weights that are there: it does not "
-                "go with --encoder.random_weights true."
-            )
+        faults = Faults()
+        faults.of(require_one_of, "pooling", pooling, Pooling)
+        faults.of(require_one_of, "dtype", dtype, Dtype)
+        faults.of(require_one_of, "quantization", quantization, Quantization, optional=True)
+        faults.of(require_attention, attention)
+        faults.of(require_lora, lora_rank, lora_dropout)
+        faults.of(_require_weights_to_draw, random_weights, lora_rank, quantization)
         if quantization == INT8_DYNAMIC:
-            refuse_training(lora_rank, compile)
+            faults.of(refuse_training, lora_rank, compile)
         self.bidirectional = bidirectional
         self.pooling: Pooling = pooling
         self.lora_rank = lora_rank
@@ -148,7 +156,7 @@ class Encoder(nn.Module):
         self.attention = attention
         self.attention_dropout = attention_dropout
         self.padding_free = padding_free and not compile
-        self.packs = False
+        self._can_pack = False
         self.unused: tuple[str, ...] = ()  # weights that no text trains, frozen
         self.notes: dict[str, Any] = {}
         self.fidelity: Fidelity | None = None
@@ -158,22 +166,35 @@ class Encoder(nn.Module):
         self.random_weights = random_weights
         self.trust_remote_code = trust_remote_code
 
-        self.source = locate(model_name, revision)
-        self.adapters = [*self.source.adapters, *(adapters or [])]
-        if not random_weights:
-            require_weights(self.source.base)
-        self.config = read_config(self.source, trust_remote_code)
-        if bidirectional:
-            refuse_unsupported(self.config)
-        require_attention_dropout(self.config, attention_dropout)
-
-        tokenizer = read_tokenizer(self.source, trust_remote_code)
-        self.text = TextTokenizer(tokenizer, max_length, template)
+        with faults.noted():
+            self.source = locate(model_name, revision)
+            self.adapters = [*self.source.adapters, *(adapters or [])]
+            if not random_weights:
+                require_weights(self.source.base)
+            self.config = read_config(self.source, trust_remote_code)
+            if bidirectional:
+                refuse_unsupported(self.config)
+            tokenizer = read_tokenizer(self.source, trust_remote_code)
+            faults.of(require_attention_dropout, self.config, attention_dropout)
+            self.text = TextTokenizer(
+                tokenizer,
+                longest_text(max_length, self.config),
+                template,
+                control_tokens,
+                rendered_template(self.source) if template == "chat" else None,
+            )
+        faults.raise_all()
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The decoder's tokenizer."""
         return self.text.tokenizer
+
+    @property
+    def embedding_size(self) -> int:
+        """D, the numbers in an embedding and in a hidden state."""
+        # OPT-350m's decoder leaves its hidden size before the last projection.
+        return int(getattr(self.config, "word_embed_proj_dim", self.config.hidden_size))
 
     @property
     def is_loaded(self) -> bool:
@@ -196,19 +217,49 @@ class Encoder(nn.Module):
         Raises:
             UserError: if the weights or an adapter do not fit.
         """
-        if self.is_loaded:
-            return self
+        # Several threads may ask for embeddings at once; and weights that were made in Lightning's
+        # inference mode could not be trained.
+        with _loading, torch.inference_mode(False):
+            if not self.is_loaded:
+                self._load(mesh, device)
+        return self
+
+    def _load(self, mesh: DeviceMesh | None, device: torch.device | None) -> None:
         parts = load_parts(self, mesh, device)
         # The whole model, for saving; not registered, since its parts are.
         self.__dict__["causal_lm"] = parts.causal_lm
-        self.decoder, self.lm_head, self.packs = parts.decoder, parts.lm_head, parts.packs
         self.unused = parts.unused
         self.config = text_config(parts.decoder)
+        self._can_pack = parts.packs
         self._takes_position_ids = accepts_position_ids(parts.causal_lm)
+        self._attention_modules = attention_modules(parts.decoder)
+        use_own_lengths(parts.decoder)
+        # from_pretrained leaves evaluation mode, in which nothing is dropped.
+        self.lm_head = parts.lm_head
+        self.train()
+        parts.decoder.train()
+        self.decoder = parts.decoder  # last: the encoder now counts as loaded
         if self.quantization == INT8_DYNAMIC:
             self.fidelity = quantize(self)
-        # from_pretrained leaves evaluation mode, in which nothing is dropped.
-        return self.train()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Makes a copy or an unpickled encoder work as the first one did, in whatever process."""
+        super().__setstate__(state)
+        if not self.is_loaded:
+            return
+        self._attention_modules = attention_modules(self.decoder)
+        if self.bidirectional:
+            install_symmetric_masks()
+        if self.compile_decoder:  # which PyTorch does not copy
+            self.decoder.compile(dynamic=False)
+
+    @property
+    def packs(self) -> bool:
+        """Whether the real tokens of a batch run without its padding, as things stand now.
+
+        Not after another attention implementation was set that cannot.
+        """
+        return self._can_pack and self.padding_free and takes_packed(self._attention_modules)
 
     def hidden_states(self, batch: TokenBatch) -> Tensor:
         """The decoder's last hidden states.
@@ -223,9 +274,11 @@ class Encoder(nn.Module):
             (B, L, D), in the dtype of the computation.
         """
         mask = batch["attention_mask"]
-        texts = lay_out(mask) if self.packs else None
+        packs = self.packs
+        texts = lay_out(mask) if packs else None
         if texts is None:
-            return self._padded_states(batch)
+            return self._padded_states(batch, is_full=packs)
+        require_positions(texts.longest, self.config)
         packed = packed_states(self.decoder, batch["input_ids"], texts)  # (T, D)
         states = packed.new_zeros(mask.numel(), packed.shape[-1])
         return states.index_copy(0, texts.index, packed).view(*mask.shape, -1)
@@ -239,18 +292,21 @@ class Encoder(nn.Module):
         Returns:
             (B, D) in float32, not normalised.
         """
-        texts = lay_out(batch["attention_mask"]) if self.packs else None
+        packs = self.packs
+        texts = lay_out(batch["attention_mask"]) if packs else None
         if texts is None:
-            return pool(self._padded_states(batch), batch["pooling_mask"], self.pooling)
+            states = self._padded_states(batch, is_full=packs)
+            return pool(states, batch["pooling_mask"], self.pooling)
+        require_positions(texts.longest, self.config)
         packed = packed_states(self.decoder, batch["input_ids"], texts)  # (T, D)
         return pool_packed(packed, texts.index, batch["pooling_mask"], self.pooling)
 
-    def _padded_states(self, batch: TokenBatch) -> Tensor:
+    def _padded_states(self, batch: TokenBatch, is_full: bool) -> Tensor:
         inputs = {"input_ids": batch["input_ids"]}
         mask = batch["attention_mask"]
-        # Without padding, attention without a mask is faster. A decoder that packs gets here only
-        # then.
-        if not self.packs and _may_be_padded(mask):
+        require_positions(mask.shape[1], self.config)
+        # Without padding, attention without a mask is faster.
+        if not is_full and _may_be_padded(mask):
             inputs["attention_mask"] = mask
             if self._takes_position_ids:
                 inputs["position_ids"] = position_ids(mask)
@@ -262,14 +318,19 @@ class Encoder(nn.Module):
         return head_logits(states, self.lm_head, self.config)
 
     def encode(
-        self, texts: str | Sequence[str], instruction: str = "", batch_size: int = 32
+        self,
+        texts: str | Sequence[str],
+        instruction: str | Sequence[str] = "",
+        batch_size: int = 32,
     ) -> Tensor:
         """Embeds texts in evaluation mode, whatever mode the encoder is in.
+
+        Several threads may encode at once; none may train meanwhile.
 
         Args:
             texts: N texts, or one.
             instruction: written right before each text and not pooled, as
-                "Retrieve the answer to the question: ".
+                "Retrieve the answer to the question: "; or N of them, one for each text.
             batch_size: texts that go through the decoder at once, at most; on a CPU fewer where
                 they are long.
 
@@ -277,30 +338,12 @@ class Encoder(nn.Module):
             (N, D) in float32 on the CPU, in the order of the texts, not normalised; (D,) for one.
 
         Raises:
-            UserError: if a text is not a string, or the instruction leaves no room for it.
+            UserError: if a text is not a string, an instruction leaves no room for it, there is
+                not one instruction for each text, or `batch_size` is no positive number.
         """
         if isinstance(texts, str):
-            return self.encode([texts], instruction, batch_size)[0]
-        self.load()
-        # Weights that FSDP2 has gathered in inference mode could not be trained afterwards.
-        grad_free = torch.no_grad() if is_sharded(self) else torch.inference_mode()
-        with evaluating(self), grad_free:
-            return self._encode(list(texts), instruction, batch_size)
-
-    def _encode(self, texts: list[str], instruction: str, batch_size: int) -> Tensor:
-        device = next(self.parameters()).device
-        budget = TOKENS_AT_ONCE if device.type == "cpu" else float("inf")
-        embeddings = torch.empty(len(texts), self.config.hidden_size, dtype=torch.float32)
-        # Texts of like length together: less padding.
-        order = sorted(range(len(texts)), key=lambda i: len(str(texts[i])), reverse=True)
-        for start in range(0, len(order), BATCHES_AHEAD * batch_size):
-            ahead = order[start : start + BATCHES_AHEAD * batch_size]
-            tokens = self.text([texts[i] for i in ahead], instruction)
-            lengths = tokens["attention_mask"].sum(dim=1).tolist()
-            for rows in share_out(lengths, batch_size, budget, padded=not self.packs):
-                batch = {k: v[rows, : lengths[rows[0]]].to(device) for k, v in tokens.items()}
-                embeddings[[ahead[i] for i in rows]] = self(batch).cpu()
-        return embeddings
+            return encode(self, [texts], instruction, batch_size)[0]
+        return encode(self, texts, instruction, batch_size)
 
     def settings(self) -> dict[str, Any]:
         """What `llm2vec_config.json` records: how a text becomes an embedding."""
@@ -308,8 +351,7 @@ class Encoder(nn.Module):
             "base_model": self.source.base_name,
             "bidirectional": self.bidirectional,
             "pooling": self.pooling,
-            "max_length": self.text.max_length,
-            "template": self.text.template,
+            **self.text.rules,
             "dtype": self.dtype,
             **self.notes,
         }
@@ -340,6 +382,21 @@ class Encoder(nn.Module):
             recorded = encoder.settings()
             encoder.notes = {k: v for k, v in settings.items() if k not in recorded}
         return encoder.load().eval()
+
+
+def _require_weights_to_draw(
+    random_weights: bool, lora_rank: int, quantization: Quantization | None
+) -> None:
+    if random_weights and lora_rank:
+        raise UserError(
+            "--encoder.random_weights true trains from scratch, where a LoRA learns little. "
+            "Set --encoder.lora_rank 0."
+        )
+    if random_weights and quantization:
+        raise UserError(
+            f"--encoder.quantization {quantization} rounds weights that are there: it does not "
+            "go with --encoder.random_weights true."
+        )
 
 
 def _may_be_padded(attention_mask: Tensor) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class UserError(ValueError):
@@ -14,6 +14,31 @@ class UserError(ValueError):
     The command line prints its message without a traceback and exits with code 2; any other
     exception is taken for a bug and keeps its traceback.
     """
+
+
+class Faults:
+    """Collects what is wrong, so that all of it is said together."""
+
+    def __init__(self) -> None:
+        self._found: list[str] = []
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """A `UserError` inside is kept for later."""
+        try:
+            yield
+        except UserError as error:
+            self._found.append(str(error))
+
+    def of(self, check: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        """Keeps what a check finds wrong with its arguments."""
+        with self.noted():
+            check(*args, **kwargs)
+
+    def raise_all(self) -> None:
+        """Raises one `UserError` that says all that was found, if anything was."""
+        if self._found:
+            raise UserError("\n".join(self._found))
 
 
 @contextmanager

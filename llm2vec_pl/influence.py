@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -128,11 +130,37 @@ def rows_first(states: Tensor, length: int) -> Tensor:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards each module is in the mode it was in."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
+    """Eval mode inside; afterwards each module is in the mode it was in.
+
+    It may be entered by several threads at once, and for a part of a model within the whole: a
+    module gets its mode back when the last that evaluates it is done.
+    """
+    modules = list(model.modules())
+    with _counting:
+        for module in modules:
+            held = _held.setdefault(id(module), _Held(module, module.training))
+            held.count += 1
+        model.eval()
     try:
         yield
     finally:
-        for module, training in modes.items():
-            module.training = training
+        with _counting:
+            for module in modules:
+                held = _held[id(module)]
+                held.count -= 1
+                if not held.count:
+                    module.training = held.training
+                    del _held[id(module)]
+
+
+@dataclass
+class _Held:
+    """A module in eval mode: the mode it was in, and how many evaluate it."""
+
+    module: nn.Module  # kept alive, so that no other gets its id
+    training: bool
+    count: int = 0
+
+
+_held: dict[int, _Held] = {}
+_counting = threading.Lock()

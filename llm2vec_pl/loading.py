@@ -119,7 +119,11 @@ def _adapted(encoder: Encoder, decoder: Any) -> Any:
         return decoder
     from llm2vec_pl.lora import add_lora  # peft takes seconds to import
 
-    return add_lora(decoder, encoder.source.base, encoder.lora_rank, **encoder.lora_options)
+    adapted: Any = add_lora(decoder, encoder.source.base, encoder.lora_rank, **encoder.lora_options)
+    if encoder.gradient_checkpointing:
+        # peft adds hooks that only reentrant checkpointing needs, and that cannot be pickled.
+        adapted.get_input_embeddings()._forward_hooks.clear()
+    return adapted
 
 
 def freeze_unused(decoder: nn.Module) -> tuple[str, ...]:

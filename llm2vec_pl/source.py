@@ -173,6 +173,12 @@ def read_settings(source: Source) -> dict[str, Any]:
     return read_json(Path(file)) if file else {}
 
 
+def rendered_template(source: Source) -> str | None:
+    """The chat template as an earlier stage has rendered it; None where there is none."""
+    rendered = read_settings(source).get("rendered_template")
+    return rendered if isinstance(rendered, str) else None
+
+
 def require_weights(base: str) -> None:
     """Checks that a local folder holds weights, without reading them.
 

@@ -1,11 +1,14 @@
 import pytest
 import torch
+from saved_models import save_model
 from torch import nn
+from transformers import OPTConfig
 
 from llm2vec_pl.bidirectional import check_bidirectional
 from llm2vec_pl.checkpoint import save_encoder
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import UserError
+from llm2vec_pl.objectives import Contrastive
 
 TEXTS = ["a text", "", "another text, somewhat longer than the first one", "日本語 😀"]
 
@@ -169,8 +172,8 @@ def test_encode_keeps_to_its_batch_size_and_on_a_cpu_to_its_tokens(
     texts = [f"{'word ' * (i % 7)}text {i}" for i in range(50)]
     expected = encoder.encode(texts)
     assert max(tokens_run(encoder, lambda: encoder.encode(texts, batch_size=2))) <= 2 * 20
-    monkeypatch.setattr("llm2vec_pl.encoder.TOKENS_AT_ONCE", 30)
-    monkeypatch.setattr("llm2vec_pl.encoder.BATCHES_AHEAD", 1)
+    monkeypatch.setattr("llm2vec_pl.encoding.TOKENS_AT_ONCE", 30)
+    monkeypatch.setattr("llm2vec_pl.encoding.BATCHES_AHEAD", 1)
     few = tokens_run(encoder, lambda: encoder.encode(texts))
     assert len(few) > 10
     assert max(few) <= 30
@@ -191,6 +194,17 @@ def test_embeddings_come_in_the_order_of_the_texts(encoder):
 def test_one_text_gives_one_vector_and_none_an_empty_matrix(encoder):
     assert encoder.encode("hello").shape == (32,)
     assert encoder.encode([]).shape == (0, 32)
+
+
+def test_embeddings_have_the_size_of_the_last_states_not_of_the_layers(tmp_path):
+    sizes = {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = OPTConfig(vocab_size=8192, word_embed_proj_dim=16, do_layer_norm_before=False, **sizes)
+    encoder = Encoder(str(save_model(config, tmp_path / "opt")), lora_rank=4)
+    assert encoder.encode(TEXTS).shape == (4, 16)
+    assert encoder.encode([]).shape == (0, 16)
+    batch = encoder.text(TEXTS)
+    assert encoder.logits(encoder.hidden_states(batch)).shape[-1] == 8192
+    assert Contrastive(encoder, projection_dim=8).projection[0].in_features == 16
 
 
 def test_encode_drops_nothing_and_leaves_the_mode_as_it_was(encoder):

@@ -1,11 +1,19 @@
+import datetime
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from llm2vec_pl.checkpoint import save_encoder
+from llm2vec_pl.data.blocks import tokens_and_lengths
+from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import UserError
+from llm2vec_pl.objectives import Contrastive
 from llm2vec_pl.source import TINY
 from llm2vec_pl.text import TextTokenizer
 
@@ -160,6 +168,79 @@ def test_a_template_holds_the_text_once(tokenizer, template):
 def test_a_text_that_is_no_string_is_named(tokenizer, bad):
     with pytest.raises(UserError, match="text 1 is"):
         TextTokenizer(tokenizer)(["fine", bad])
+
+
+HALVES = {"a\ud83d": "a\ufffd", "\udc00b": "\ufffdb", "\ud83d\ude00 c": "\U0001f600 c"}
+"""Halves of characters, as JavaScript cuts them, and what they count as."""
+
+
+def test_half_characters_count_as_unknown_ones(tokenizer):
+    text = TextTokenizer(tokenizer, template="<\ud83d>{text}")
+    whole = TextTokenizer(tokenizer, template="<\ufffd>{text}")
+    found = text(["plain", *HALVES], ["", *HALVES])
+    expected = whole(["plain", *HALVES.values()], ["", *HALVES.values()])
+    for key in expected:
+        assert torch.equal(found[key], expected[key])
+    assert text.lengths([*HALVES]) == whole.lengths([*HALVES.values()])
+
+
+def test_half_characters_in_a_corpus_do_not_stop_its_tokenisation(tokenizer):
+    found, expected = (tokens_and_lengths(tokenizer, ["x", *t]) for t in (HALVES, HALVES.values()))
+    for one, other in zip(found, expected, strict=True):
+        assert one.tolist() == other.tolist()
+
+
+DATED = (
+    "{% for message in messages %}<s>Today is {{ strftime_now('%d %b %Y') }}. "
+    "{{ message['content'] }}</s>{% endfor %}"
+)
+
+
+class LaterDate(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return cls(2031, 5, 6)
+
+
+def test_a_chat_template_that_prints_the_date_is_frozen_where_it_is_saved(
+    llama_folder, tmp_path, monkeypatch
+):
+    source = tmp_path / "dated"
+    shutil.copytree(llama_folder, source)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer.chat_template = DATED
+    tokenizer.save_pretrained(source)
+    trained = Encoder(str(source), template="chat").load()
+    stage = save_encoder(trained, tmp_path / "stage")
+    today = trained.encode("a text")
+    checkpoint = {"state_dict": {}}
+    Contrastive(trained).on_save_checkpoint(checkpoint)
+    monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", LaterDate)
+    assert not torch.allclose(Encoder(str(source), template="chat").encode("a text"), today)
+    resumed = Encoder(str(source), template="chat")
+    Contrastive(resumed).on_load_checkpoint(checkpoint)
+    reopened = Encoder.from_pretrained(stage, dtype="float32")
+    next_stage = Encoder(str(stage), template="chat")
+    again = Encoder.from_pretrained(
+        save_encoder(next_stage.load(), tmp_path / "next"), dtype="float32"
+    )
+    for each in (resumed, reopened, next_stage, again):
+        torch.testing.assert_close(each.encode("a text"), today)
+        assert "2031" not in each.text.rendered
+    number = trained.tokenizer.convert_tokens_to_ids("</s>")
+    assert reopened.text(["a </s> b"])["input_ids"][0].tolist().count(number) == 1
+
+
+def test_tokens_from_many_threads_are_those_from_one(tokenizer):
+    text = TextTokenizer(tokenizer)
+    texts = [f"{w} <s> {'and so on ' * i}" for i, w in enumerate(TEXTS)]
+    expected = text(texts)
+
+    # Leaves settings behind.
+    tokenizer(texts, truncation=True, max_length=3, split_special_tokens=True)
+    with ThreadPoolExecutor(8) as pool:
+        for found in pool.map(text, [texts] * 24):
+            assert torch.equal(found["input_ids"], expected["input_ids"])
 
 
 def test_one_string_is_not_taken_for_a_list_of_letters(tokenizer):

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from llm2vec_pl.text import well_formed
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerFast
@@ -74,16 +76,19 @@ def tokens_and_lengths(
     tokenizer: PreTrainedTokenizerFast, texts: list[str]
 ) -> tuple[Tokens, NDArray[np.int64]]:
     """The tokens of texts as one stream, and how many each has, (texts,)."""
-    tokens = tokenizer(
-        texts,
-        add_special_tokens=True,
-        split_special_tokens=True,
-        padding=False,
-        truncation=False,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,
-    )["input_ids"]
+    options: dict[str, Any] = {
+        "add_special_tokens": True,
+        "split_special_tokens": True,
+        "padding": False,
+        "truncation": False,
+        "return_attention_mask": False,
+        "return_token_type_ids": False,
+        "verbose": False,
+    }
+    try:
+        tokens = tokenizer(texts, **options)["input_ids"]
+    except (TypeError, UnicodeEncodeError):
+        tokens = tokenizer([well_formed(text) for text in texts], **options)["input_ids"]
     dtype = np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32
     stream: Tokens = np.fromiter((token for text in tokens for token in text), dtype)
     return stream, np.array([len(text) for text in tokens], np.int64)

@@ -55,8 +55,7 @@ class TokenCounter:
             "format": _FORMAT,
             "rows": rows,
             "tokenizer": tokenizer_content(tokenizer),
-            "max_length": self.text.max_length,
-            "template": self.text.template,
+            **self.text.rules,
             "chat_template": tokenizer.chat_template,
             "instructions": [self._before_queries, self._before_texts],
         }

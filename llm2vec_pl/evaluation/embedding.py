@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from llm2vec_pl.encoder import Encoder
+from llm2vec_pl.encoding import require_batch_size
 from llm2vec_pl.gather import gather_rows, world
 from llm2vec_pl.influence import evaluating
+from llm2vec_pl.text import each_instruction
 
 Embed = Callable[[Sequence[str], str], Tensor]
 
@@ -34,7 +36,10 @@ def embedder(encoder: Encoder, batch_size: int, on_all_ranks: bool) -> Embed:
 
 @torch.no_grad()
 def encode_on_all_ranks(
-    encoder: Encoder, texts: Sequence[str], instruction: str = "", batch_size: int = 32
+    encoder: Encoder,
+    texts: Sequence[str],
+    instruction: str | Sequence[str] = "",
+    batch_size: int = 32,
 ) -> Tensor:
     """`Encoder.encode`, with the texts shared out among the ranks; each rank gets all embeddings.
 
@@ -44,7 +49,7 @@ def encode_on_all_ranks(
     Args:
         encoder: the same on all ranks; it may be sharded.
         texts: N texts, the same on all ranks.
-        instruction: written right before each text and not pooled.
+        instruction: written right before each text and not pooled; or one for each text.
         batch_size: texts that go through the decoder at once, on each rank.
 
     Returns:
@@ -53,6 +58,8 @@ def encode_on_all_ranks(
     rank, ranks = world()
     if ranks == 1:
         return encoder.encode(list(texts), instruction, batch_size)
+    instructions = each_instruction(instruction, len(texts))
+    require_batch_size(batch_size)
     encoder.load()
     device = next(encoder.parameters()).device
     # Texts of like length in the same pass, on all ranks: little padding, little waiting.
@@ -62,13 +69,14 @@ def encode_on_all_ranks(
         for start in range(0, len(order), batch_size * ranks):
             shared = order[start : start + batch_size * ranks]
             own = _share(shared, rank, ranks)
-            batch = encoder.text([texts[i] for i in own], instruction)
+            batch = encoder.text([texts[i] for i in own], [instructions[i] for i in own])
             embedded = encoder({key: value.to(device) for key, value in batch.items()})
             gathered = gather_rows(embedded.float(), [len(own)] * ranks)  # rank after rank
             dealt = gathered.unflatten(0, (ranks, len(own))).transpose(0, 1).flatten(0, 1)
             passes.append(dealt[: len(shared)].cpu())
-    embeddings = torch.empty(len(texts), passes[0].shape[1], dtype=torch.float32)
-    embeddings[order] = torch.cat(passes)
+    embeddings = torch.empty(len(texts), encoder.embedding_size, dtype=torch.float32)
+    if passes:
+        embeddings[order] = torch.cat(passes)
     return embeddings
 
 

@@ -86,7 +86,7 @@ class Contrastive(Objective):
         self.symmetric = symmetric
         self.margin = margin
         self.chunk_size = chunk_size
-        size = projection_dim or encoder.config.hidden_size
+        size = projection_dim or encoder.embedding_size
         self.dims = matryoshka_dims or [size]
         self._check(temperature, size)
         self._views_checked = False
@@ -96,7 +96,7 @@ class Contrastive(Objective):
         self.projection: nn.Module = nn.Identity()
         if projection_dim:
             self.projection = nn.Sequential(
-                nn.Linear(encoder.config.hidden_size, projection_dim), nn.Tanh()
+                nn.Linear(encoder.embedding_size, projection_dim), nn.Tanh()
             )
 
     @property

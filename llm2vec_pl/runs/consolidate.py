@@ -38,6 +38,7 @@ def consolidate(checkpoint: str, out: Path | None = None) -> Path:
     config = _config(path)
     saved = CheckpointFiles().load_checkpoint(path)
     encoder = Encoder(**config["encoder"]).load()
+    encoder.text.freeze(saved.get("rendered_template"))
     _fill(encoder, saved["state_dict"], path)
     objective = saved.get("objective", {})
     encoder.notes |= objective.get("notes", {})
