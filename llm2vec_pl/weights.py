@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from llm2vec_pl.architectures import ATTENTION_DROPOUTS, FIXED_ATTENTION_DROPOUT
+from llm2vec_pl.causal import make_causal
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.source import Source
 
@@ -21,6 +22,7 @@ def read_weights(
     attention: str | None = None,
     attention_dropout: float | None = None,
     trust_remote_code: bool = False,
+    causal: bool = False,
     quantization: Any = None,
     device: torch.device | None = None,
 ) -> PreTrainedModel:
@@ -32,6 +34,7 @@ def read_weights(
         attention: transformers' attention implementation; the architecture's best one if None.
         attention_dropout: chance of an attention weight to be dropped; the model's own if None.
         trust_remote_code: run modelling code that comes with the weights.
+        causal: build a causal model, whatever the configuration says.
         quantization: transformers' configuration of it, if any.
         device: where quantized weights go; others are read onto the CPU.
 
@@ -44,6 +47,8 @@ def read_weights(
     quantized = {"quantization_config": quantization, "device_map": {"": device}}
     try:
         config = AutoConfig.from_pretrained(source.base, **place)
+        if causal:
+            make_causal(config)
         own = _set_attention_dropout(config, attention_dropout)
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             source.base,
@@ -66,11 +71,14 @@ def random_weights(
     attention: str | None = None,
     attention_dropout: float | None = None,
     trust_remote_code: bool = False,
+    causal: bool = False,
 ) -> PreTrainedModel:
     """A causal language model that knows nothing yet; arguments as those of `read_weights`."""
     from transformers import AutoModelForCausalLM
 
     config = copy.deepcopy(config)
+    if causal:
+        make_causal(config)
     own = _set_attention_dropout(config, attention_dropout)
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
@@ -93,7 +101,7 @@ def empty_weights(source: Source, dtype: torch.dtype, *how: Any) -> PreTrainedMo
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(
-        source.base, revision=source.revision, trust_remote_code=how[-1] if how else False
+        source.base, revision=source.revision, trust_remote_code=how[2] if how else False
     )
     with init_empty_weights(include_buffers=False):
         model = random_weights(source, config, dtype, *how)

@@ -52,14 +52,15 @@ def test_a_stage_opens_quantized_and_embeds_nearly_the_same(stage, kind, tmp_pat
     assert cosines.min() > 0.9
     (merged,) = (tmp_path / "cache").glob("merged-*")
     assert (merged / "model.safetensors").is_file()
-    assert quantized.settings() == whole.settings()
+    assert quantized.settings() == {**whole.settings(), "quantization": kind}
 
 
 def test_a_stage_of_a_quantized_encoder_is_an_adapter_that_anyone_opens(folder, tmp_path):
     encoder = Encoder(folder, lora_rank=4, quantization="nf4").load()
     saved = save_encoder(encoder, tmp_path / "saved")
     assert not (saved / "model.safetensors").exists()
-    assert Encoder.from_pretrained(saved).quantization is None
+    assert Encoder.from_pretrained(saved).quantization == "nf4"
+    assert Encoder.from_pretrained(saved, quantization=None).quantization is None
 
 
 def test_evaluation_between_steps_changes_no_4_bit_weights(folder):

@@ -25,6 +25,7 @@ from llm2vec_pl.objectives.training_state import (
     require_same_weights,
 )
 from llm2vec_pl.optimizer import adamw
+from llm2vec_pl.origin import recorded_origin, require_same_origin
 from llm2vec_pl.sharding import average_gradients, clip_gradients
 from llm2vec_pl.text import TokenBatch
 from llm2vec_pl.weights import cast_weights
@@ -206,10 +207,12 @@ class Objective(LightningModule):
         states = checkpoint.get("optimizer_states", [])
         for i, optimizer in enumerate(self.trainer.optimizers if states else []):
             states[i] = named_state(states[i], optimizer, self)
+        checkpoint["origin"] = recorded_origin(self.encoder)
         checkpoint["objective"] = {"name": type(self).__name__, "notes": self.notes()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses the checkpoint of another model, which would be read as if nothing were amiss."""
+        require_same_origin(checkpoint, self.encoder, "--resume")
         if checkpoint.get("state_dict"):
             require_same_weights(checkpoint["state_dict"], self)
 
