@@ -89,7 +89,9 @@ def _write(
     weights: dict[str, Tensor] | None,
 ) -> None:
     if encoder.lora_rank:
-        encoder.decoder.save_pretrained(folder, state_dict=weights)  # type: ignore[operator]
+        peft_model: Any = encoder.decoder
+        # Told so, peft does not ask the hub whether the vocabulary has grown.
+        peft_model.save_pretrained(folder, state_dict=weights, save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
     elif kept_on_top(encoder):  # it is not in the weights, which are the base's
         _copy_adapter(encoder.adapters[-1], folder)
@@ -109,9 +111,9 @@ def _lineage(encoder: Encoder, stage: dict[str, Any] | None) -> dict[str, Any]:
         "base_model": source.base_name,
         "revision": source.revision,
         "base_fingerprint": encoder.origin.base if encoder.origin else None,
-        "adapters": [display_name(adapter) for adapter in encoder.adapters],
         "stages": [],
     }
+    lineage["adapters"] = [display_name(adapter) for adapter in encoder.adapters]
     lineage["stages"] = [*lineage["stages"], *([stage] if stage else [])]
     return lineage
 

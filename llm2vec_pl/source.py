@@ -26,7 +26,16 @@ from llm2vec_pl.stage_folder import (
 from llm2vec_pl.stage_folder import newest_run as newest_run
 from llm2vec_pl.stage_folder import read_json as read_json
 
-TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+)
 TINY = Path(__file__).parent / "assets" / "tiny"
 
 
@@ -232,14 +241,16 @@ def _follow(name: str, revision: str | None, adapter_config: Path) -> Source:
     below = _base_of(name, adapter_config, settings, folder)
     earlier = earlier_adapters(name, revision, settings, folder)
     own = fetch_adapter(name, revision, adapter_config)
-    has_tokenizer = any(fetch(name, file, revision) for file in TOKENIZER_FILES)
+    # By its folder: offline, transformers finds no tokenizer on the hub without a config.json.
+    tokenizer_files = [fetch(name, file, revision) for file in TOKENIZER_FILES]
+    has_tokenizer = any(tokenizer_files)
     return Source(
         below.base,
         below.revision,
         (*below.adapters, *earlier, own),
-        name if has_tokenizer else below.tokenizer,
+        own if has_tokenizer else below.tokenizer,
         folder,
-        revision if has_tokenizer else below.tokenizer_revision,
+        None if has_tokenizer else below.tokenizer_revision,
         (*below.trained_on, *_trained_on(own, settings)),
         (name, revision),
     )
