@@ -21,9 +21,12 @@ from transformers import PreTrainedModel
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.head import split_causal_lm
 from llm2vec_pl.hub import display_name
+from llm2vec_pl.lora_dropout import fuse_dropout
 
 PREFIX = "base_model.model."
 NAME = "default"
+EARLIER_NAME = "earlier_"
+"""Begins the names, in a model, of adapters that are not merged into its quantized weights."""
 
 WRAPPERS = frozenset(
     {"model", "transformer", "decoder", "language_model", "text_model", "gpt_neox"}
@@ -86,7 +89,7 @@ def put_on_top(model: PreTrainedModel, adapters: Sequence[str], trained: bool) -
     from peft import inject_adapter_in_model
     from peft.tuners.lora import LoraLayer
 
-    names = [f"earlier_{i}" for i in range(len(adapters))]
+    names = [f"{EARLIER_NAME}{i}" for i in range(len(adapters))]
     for folder, name in zip(adapters, names, strict=True):
         weights, config = _read(folder)
         layout = _fit(weights, model)
@@ -95,12 +98,17 @@ def put_on_top(model: PreTrainedModel, adapters: Sequence[str], trained: bool) -
             bare = _bare(layout.root)
             inject_adapter_in_model(_for_modules(config, layout), bare, name)
             _take_children(layout.root, bare)
+            for key, parameter in bare.named_parameters():
+                if f".{name}." in key:
+                    parameter.data = parameter.data.float()  # as it was trained
             _load(bare, layout.weights, name, folder)
     for module in model.modules():
         if isinstance(module, LoraLayer):
             module.set_adapter([*names, *([NAME] if trained else [])])
+            if not module.cast_input_dtype_enabled:  # the new LoRA casts by itself
+                fuse_dropout(module)
     for parameter_name, parameter in model.named_parameters():
-        if ".earlier_" in parameter_name or not trained:
+        if f".{EARLIER_NAME}" in parameter_name or not trained:
             parameter.requires_grad_(False)
 
 
@@ -282,7 +290,12 @@ def _fitting(folder: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_advice() -> Iterator[None]:
-    """Hides that peft asks a model for a property which transformers has given another name."""
+    """Hides warnings of peft's that are not for users.
+
+    One asks a model for a property that has another name now, one notes that weights were read from
+    this package's cache.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*`is_gradient_checkpointing` is deprecated.*")
+        warnings.filterwarnings("ignore", ".*`base_model_name_or_path` was renamed.*")
         yield

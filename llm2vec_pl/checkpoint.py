@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from llm2vec_pl.adapters import EARLIER_NAME
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.hub import display_name
 from llm2vec_pl.int8_dynamic import INT8_DYNAMIC
@@ -90,6 +91,9 @@ def _write(
 ) -> None:
     if encoder.lora_rank:
         peft_model: Any = encoder.decoder
+        if weights is None:  # earlier adapters on quantized weights have folders of their own
+            state = peft_model.state_dict()
+            weights = {key: v for key, v in state.items() if f".{EARLIER_NAME}" not in key}
         # Told so, peft does not ask the hub whether the vocabulary has grown.
         peft_model.save_pretrained(folder, state_dict=weights, save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card

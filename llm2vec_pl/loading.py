@@ -176,6 +176,8 @@ def _adapted(encoder: Encoder, decoder: Any) -> Any:
 
     adapted: Any = add_lora(decoder, encoder.source.base, encoder.lora_rank, **encoder.lora_options)
     for config in adapted.peft_config.values():
+        # peft takes the folder that the weights were read from, which may be a cache's.
+        config.base_model_name_or_path = encoder.source.base
         config.revision = encoder.source.revision
     return adapted
 

@@ -10,6 +10,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import PretrainedConfig, PreTrainedModel
 
+from llm2vec_pl.adapters import EARLIER_NAME
 from llm2vec_pl.architectures import ATTENTION_DROPOUTS, FIXED_ATTENTION_DROPOUT
 from llm2vec_pl.causal import make_causal
 from llm2vec_pl.errors import UserError
@@ -121,12 +122,9 @@ def cast_weights(encoder: nn.Module, dtype: torch.dtype) -> None:
     """
     decoder: Any = getattr(encoder, "decoder", None)
     adapted = hasattr(decoder, "peft_config")
-    for p in encoder.parameters():
-        if (
-            p.is_floating_point()
-            and not isinstance(p, DTensor)
-            and not (adapted and p.requires_grad)
-        ):
+    for name, p in encoder.named_parameters():
+        of_an_adapter = adapted and (p.requires_grad or f".{EARLIER_NAME}" in name)
+        if p.is_floating_point() and not isinstance(p, DTensor) and not of_an_adapter:
             p.data = p.data.to(dtype)
 
 
