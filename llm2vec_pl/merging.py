@@ -80,6 +80,8 @@ def merged_source(
 
     def write(folder: Path) -> None:
         model = merged_weights(source, adapters, dtype, trust_remote_code=trust_remote_code)
+        # transformers writes on rank 0 only, but whichever rank of a node is first writes here.
+        vars(model)["should_save_on_this_rank"] = lambda is_main_process: True
         model.save_pretrained(folder)
 
     folder = cached_folder("merged", recipe, write)
