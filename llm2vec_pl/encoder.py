@@ -30,7 +30,7 @@ from llm2vec_pl.int8_dynamic import INT8_DYNAMIC, Fidelity, quantize, refuse_tra
 from llm2vec_pl.loading import adapters_below, load_parts
 from llm2vec_pl.packing import lay_out, share_out
 from llm2vec_pl.pooling import Pooling, pool, pool_packed
-from llm2vec_pl.quantization import Quantization
+from llm2vec_pl.quantization import BITSANDBYTES, Quantization
 from llm2vec_pl.reference import reference_settings
 from llm2vec_pl.sharding import is_sharded
 from llm2vec_pl.source import (
@@ -325,7 +325,7 @@ class Encoder(nn.Module):
             "pooling": self.pooling,
             "max_length": self.text.max_length,
             "template": self.text.template,
-            "quantization": self.quantization,
+            "quantization": self.quantization if self.quantization in BITSANDBYTES else None,
             "dtype": self.dtype,
             **self.notes,
         }
