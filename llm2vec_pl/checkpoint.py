@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from llm2vec_pl.adapters import EARLIER_NAME
 from llm2vec_pl.errors import UserError
+from llm2vec_pl.hub import display_name
 from llm2vec_pl.int8_dynamic import INT8_DYNAMIC
+from llm2vec_pl.loading import adapters_below, kept_on_top
 from llm2vec_pl.sharding import gathered_state, is_sharded
-from llm2vec_pl.source import EARLIER, LINEAGE, SETTINGS, read_json
+from llm2vec_pl.source import EARLIER, LINEAGE, SETTINGS, adapter_settings, read_json
 
 if TYPE_CHECKING:
     from llm2vec_pl.encoder import Encoder
@@ -87,12 +90,19 @@ def _write(
     weights: dict[str, Tensor] | None,
 ) -> None:
     if encoder.lora_rank:
-        encoder.decoder.save_pretrained(folder, state_dict=weights)  # type: ignore[operator]
+        peft_model: Any = encoder.decoder
+        if weights is None:  # earlier adapters on quantized weights have folders of their own
+            state = peft_model.state_dict()
+            weights = {key: v for key, v in state.items() if f".{EARLIER_NAME}" not in key}
+        # Told so, peft does not ask the hub whether the vocabulary has grown.
+        peft_model.save_pretrained(folder, state_dict=weights, save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
-        for i, adapter in enumerate(encoder.adapters):
-            _copy_adapter(adapter, folder / EARLIER / str(i))
+    elif kept_on_top(encoder):  # it is not in the weights, which are the base's
+        _copy_adapter(encoder.adapters[-1], folder)
     else:
         encoder.causal_lm.save_pretrained(folder, state_dict=weights)
+    for i, adapter in enumerate(adapters_below(encoder)):
+        _copy_adapter(adapter, folder / EARLIER / str(i))
     encoder.tokenizer.save_pretrained(folder)
     write_json(folder / SETTINGS, encoder.settings())
     write_json(folder / LINEAGE, _lineage(encoder, stage))
@@ -104,20 +114,23 @@ def _lineage(encoder: Encoder, stage: dict[str, Any] | None) -> dict[str, Any]:
     lineage = lineage or {
         "base_model": source.base_name,
         "revision": source.revision,
+        "base_fingerprint": encoder.origin.base if encoder.origin else None,
         "stages": [],
     }
+    lineage["adapters"] = [display_name(adapter) for adapter in encoder.adapters]
     lineage["stages"] = [*lineage["stages"], *([stage] if stage else [])]
     return lineage
 
 
 def _copy_adapter(adapter: str, folder: Path) -> None:
-    """From a folder or from the hub's cache, so that the new folder needs nothing else."""
+    """With what it says about its training, so that the new folder needs nothing else."""
     from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
-    from transformers.utils import cached_file
 
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name in (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME):
-        shutil.copyfile(str(cached_file(adapter, name)), folder / name)
+        shutil.copyfile(Path(adapter) / name, folder / name)
+    if settings := adapter_settings(adapter):
+        write_json(folder / SETTINGS, settings)
 
 
 def _replace(folder: Path, new: Path) -> None:

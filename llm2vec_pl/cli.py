@@ -35,7 +35,7 @@ from llm2vec_pl.runs.checkpoint_files import CheckpointFiles
 from llm2vec_pl.runs.checkpoints import Checkpoints
 from llm2vec_pl.runs.failures import no_process_left, out_of_memory
 from llm2vec_pl.runs.finite import FiniteGradients
-from llm2vec_pl.runs.folder import keep_best, save_run
+from llm2vec_pl.runs.folder import PinnedConfig, keep_best, save_run
 from llm2vec_pl.runs.resume import find_checkpoint, run_loggers
 from llm2vec_pl.runs.self_check import SelfCheck
 
@@ -79,6 +79,7 @@ class Command(LightningCLI):
             run=False,
             seed_everything_default=0,
             auto_configure_optimizers=False,
+            save_config_callback=PinnedConfig,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={"default_config_files": [str(demo)]} if demo and _is_demo() else {},
         )

@@ -31,16 +31,20 @@ from llm2vec_pl.bidirectional import (
 from llm2vec_pl.cpu import multiplies_in_bfloat16
 from llm2vec_pl.encoding import encode
 from llm2vec_pl.errors import Faults, UserError
+from llm2vec_pl.fingerprint import Origin
 from llm2vec_pl.head import head_logits
 from llm2vec_pl.host import TEXT_LENGTHS
+from llm2vec_pl.hub import display_name
 from llm2vec_pl.int8_dynamic import INT8_DYNAMIC, Fidelity, quantize, refuse_training
-from llm2vec_pl.loading import load_parts
+from llm2vec_pl.loading import adapters_below, load_parts
 from llm2vec_pl.packing import lay_out
 from llm2vec_pl.pooling import Pooling, pool, pool_packed
-from llm2vec_pl.quantization import Quantization
+from llm2vec_pl.quantization import BITSANDBYTES, Quantization
+from llm2vec_pl.reference import reference_settings
 from llm2vec_pl.rope import use_own_lengths
 from llm2vec_pl.source import (
     locate,
+    locate_adapter,
     read_config,
     read_settings,
     read_tokenizer,
@@ -59,9 +63,9 @@ _loading = threading.RLock()
 class Encoder(nn.Module):
     """A decoder-only language model as a text encoder (LLM2Vec, section 2).
 
-    Construction reads the configuration and the tokenizer only; `load` brings the weights. The
-    decoder ends at its last hidden states, (B, L, D). Its language modelling head lies beside it
-    for the objectives that predict tokens, and is not trained unless everything is.
+    Construction reads the configuration, the tokenizer and, from the hub, adapters; `load` brings
+    the weights. The decoder ends at its last hidden states, (B, L, D). Its language modelling head
+    lies beside it for the objectives that predict tokens, and is not trained unless everything is.
 
     Args:
         model_name: `tiny` (the embedded decoder), a name on the hub, a folder with weights, or a
@@ -73,7 +77,8 @@ class Encoder(nn.Module):
             than the decoder has positions for, where these are learned.
         template: what surrounds a text, as "[INST] {text} [/INST]", or "chat": the tokenizer's chat
             template as it is rendered now, or as an earlier stage in that folder has rendered it.
-        adapters: further LoRA adapters to merge into the weights first, in this order.
+        adapters: further LoRA adapters to merge into the weights first, in this order: folders,
+            hub names, or `org/name@revision`.
         lora_rank: rank of the new LoRA on the linear layers of the decoder; 0 trains all weights.
         lora_alpha: scale of the LoRA; twice its rank if null.
         lora_dropout: chance of an input of the LoRA to be dropped.
@@ -97,6 +102,8 @@ class Encoder(nn.Module):
         trust_remote_code: run modelling code that comes with the weights.
         control_tokens: let control tokens that are spelled out in a text, as `</s>`, be such; by
             default they are plain characters there. Those of a template or an instruction count.
+        fingerprint: of the weights and adapters that are named; others are refused. A run's
+            config.yaml has it, so that the run is not repeated on anything else.
 
     Raises:
         UserError: with all that is wrong with the arguments, before any weights are read.
@@ -131,6 +138,7 @@ class Encoder(nn.Module):
         random_weights: bool = False,
         trust_remote_code: bool = False,
         control_tokens: bool = False,
+        fingerprint: str | None = None,
     ) -> None:
         super().__init__()
         faults = Faults()
@@ -166,9 +174,13 @@ class Encoder(nn.Module):
         self.random_weights = random_weights
         self.trust_remote_code = trust_remote_code
 
+        self.fingerprint = fingerprint
+        self.origin: Origin | None = None
         with faults.noted():
             self.source = locate(model_name, revision)
-            self.adapters = [*self.source.adapters, *(adapters or [])]
+            further = [locate_adapter(name) for name in adapters or []]
+            self.adapters = [f for part in (self.source, *further) for f in part.adapters]
+            self.trained_on = [pin for part in (self.source, *further) for pin in part.trained_on]
             if not random_weights:
                 require_weights(self.source.base)
             self.config = read_config(self.source, trust_remote_code)
@@ -228,7 +240,7 @@ class Encoder(nn.Module):
         parts = load_parts(self, mesh, device)
         # The whole model, for saving; not registered, since its parts are.
         self.__dict__["causal_lm"] = parts.causal_lm
-        self.unused = parts.unused
+        self.unused, self.origin = parts.unused, parts.origin
         self.config = text_config(parts.decoder)
         self._can_pack = parts.packs
         self._takes_position_ids = accepts_position_ids(parts.causal_lm)
@@ -346,12 +358,21 @@ class Encoder(nn.Module):
         return encode(self, texts, instruction, batch_size)
 
     def settings(self) -> dict[str, Any]:
-        """What `llm2vec_config.json` records: how a text becomes an embedding."""
+        """What `llm2vec_config.json` records: how a text becomes an embedding, and on what."""
+        base, fingerprints = self.origin or (None, ())
+        below = adapters_below(self)
         return {
             "base_model": self.source.base_name,
+            "base_revision": self.source.revision,
+            "base_fingerprint": base,
+            "earlier_adapters": [
+                {"name": display_name(folder), "fingerprint": fingerprint}
+                for folder, fingerprint in zip(below, fingerprints, strict=False)
+            ],
             "bidirectional": self.bidirectional,
             "pooling": self.pooling,
             **self.text.rules,
+            "quantization": self.quantization if self.quantization in BITSANDBYTES else None,
             "dtype": self.dtype,
             **self.notes,
         }
@@ -361,7 +382,9 @@ class Encoder(nn.Module):
         """Opens what a run has left, ready to encode: adapters merged, in evaluation mode.
 
         The weights are in bfloat16 where a CPU is to encode that multiplies in it, about twice as
-        fast as in float32; otherwise, and to be rounded to int8_dynamic, as the folder says.
+        fast as in float32; otherwise, and where they are quantized, as the folder says. An adapter
+        that was trained on quantized weights comes back onto the same ones; with `quantization`
+        None it is merged into those in full precision, for nearly the same embeddings.
 
         Args:
             folder: a stage's folder, or any `model_name`.
@@ -372,9 +395,11 @@ class Encoder(nn.Module):
         torch.Size([2, 256])
         """
         settings = read_settings(locate(str(folder), overrides.get("revision")))
+        settings |= reference_settings(settings, overrides)
         known = {k: v for k, v in settings.items() if k in inspect.signature(cls).parameters}
-        rounded = overrides.get("quantization") == INT8_DYNAMIC
-        exact = rounded or overrides.get("lora_rank") or torch.cuda.is_available()
+        rounded = {**known, **overrides}.get("quantization")
+        exact = rounded and rounded in (INT8_DYNAMIC, known.get("quantization"))
+        exact = exact or overrides.get("lora_rank") or torch.cuda.is_available()
         if not exact and multiplies_in_bfloat16():
             known["dtype"] = "bfloat16"
         encoder = cls(str(folder), **{"lora_rank": 0, **known, **overrides})

@@ -14,11 +14,14 @@ from transformers import PreTrainedModel
 
 from llm2vec_pl.attention import can_pack
 from llm2vec_pl.bidirectional import make_bidirectional
+from llm2vec_pl.fingerprint import Origin
 from llm2vec_pl.head import split_causal_lm
 from llm2vec_pl.int8_dynamic import INT8_DYNAMIC, require_quantizable
+from llm2vec_pl.origin import origin_of, require_origin
 from llm2vec_pl.quantization import BITSANDBYTES, keep_unpacked, quantization_config
 from llm2vec_pl.sharded_weights import WeightFiles, places_of
 from llm2vec_pl.sharding import shard_decoder
+from llm2vec_pl.source import adapter_settings
 from llm2vec_pl.threads import limit_threads
 from llm2vec_pl.used_weights import used_weights
 from llm2vec_pl.weights import empty_weights, random_weights, read_weights
@@ -35,6 +38,7 @@ class Parts(NamedTuple):
     lm_head: nn.Module
     packs: bool
     unused: tuple[str, ...]
+    origin: Origin | None
 
 
 def load_parts(encoder: Encoder, mesh: DeviceMesh | None, device: torch.device | None) -> Parts:
@@ -51,8 +55,12 @@ def load_parts(encoder: Encoder, mesh: DeviceMesh | None, device: torch.device |
     device = device or torch.device("cpu")
     if device.type == "cpu":
         limit_threads()
+    on_top = kept_on_top(encoder)
+    origin = None if encoder.random_weights else origin_of(encoder.source, encoder.adapters)
+    require_origin(encoder, origin)
+    _warn_of_other_weights(encoder)
     with _in_float32():
-        model, files = _read(encoder, mesh, device)
+        model, files = _read(encoder, mesh, device, origin, len(encoder.adapters) - len(on_top))
         places = places_of(model)  # before a LoRA gives them other names
         if encoder.bidirectional:
             make_bidirectional(model)
@@ -60,6 +68,10 @@ def load_parts(encoder: Encoder, mesh: DeviceMesh | None, device: torch.device |
         if encoder.quantization == INT8_DYNAMIC:  # done by the encoder, when it can embed
             require_quantizable(decoder, mesh, device)
         decoder = _adapted(encoder, decoder)
+        if on_top:
+            from llm2vec_pl.adapters import put_on_top
+
+            put_on_top(model, on_top, trained=bool(encoder.lora_rank))
         unused = () if encoder.lora_rank else freeze_unused(decoder)
         if not encoder.random_weights:
             freeze_beside(lm_head, decoder)
@@ -68,29 +80,75 @@ def load_parts(encoder: Encoder, mesh: DeviceMesh | None, device: torch.device |
         if files is not None:
             files.read_parameters(places, device)
             decoder._apply(lambda tensor: tensor)  # FSDP2 takes the new parameters up
-        if encoder.quantization and (encoder.lora_rank or mesh is not None):
+        if encoder.quantization and (encoder.lora_rank or on_top or mesh is not None):
             keep_unpacked(decoder)
         packs = encoder.padding_free and can_pack(decoder)
         if encoder.compile_decoder:
             decoder.compile(dynamic=False)
-    return Parts(model, decoder, lm_head, packs, unused)
+    return Parts(model, decoder, lm_head, packs, unused, origin)
+
+
+def kept_on_top(encoder: Encoder) -> list[str]:
+    """The adapters that stay on quantized weights as they are: those that were trained on them.
+
+    Merged, they would have to be added to the weights before those are rounded, or to others than
+    they were trained on: the embeddings would not be those that were validated.
+    """
+    kept: list[str] = []
+    if encoder.quantization in BITSANDBYTES:
+        for folder in reversed(encoder.adapters):
+            if adapter_settings(folder).get("quantization") != encoder.quantization:
+                break
+            kept.insert(0, folder)
+    return kept
+
+
+def _warn_of_other_weights(encoder: Encoder) -> None:
+    """Says where an adapter that was trained on quantized weights comes into others."""
+    kinds = {adapter_settings(f).get("quantization") for f in encoder.adapters}
+    others = sorted(str(kind) for kind in kinds - {None, encoder.quantization})
+    if others:
+        now = encoder.quantization or "full precision"
+        warnings.warn(
+            f"An adapter that was trained on weights in {others[0]} is merged into those in {now}: "
+            "its embeddings are nearly, not just, those that were validated. For the same ones set "
+            f"--encoder.quantization {others[0]}.",
+            stacklevel=2,
+        )
+
+
+def adapters_below(encoder: Encoder) -> list[str]:
+    """The adapters that are not in what is saved of an encoder, and lie beside it."""
+    if encoder.lora_rank:
+        return encoder.adapters
+    return encoder.adapters[:-1] if kept_on_top(encoder) else []
 
 
 def _read(
-    encoder: Encoder, mesh: DeviceMesh | None, device: torch.device
+    encoder: Encoder,
+    mesh: DeviceMesh | None,
+    device: torch.device,
+    origin: Origin | None,
+    merged: int,
 ) -> tuple[Any, WeightFiles | None]:
-    """The causal language model, and the files to fill it from if it is still empty."""
+    """The causal language model, and the files to fill it from if it is still empty.
+
+    The first `merged` adapters are in its weights.
+    """
     dtype = getattr(torch, encoder.dtype)
-    how = (encoder.attention, encoder.attention_dropout, encoder.trust_remote_code)
+    causal = not encoder.bidirectional
+    how = (encoder.attention, encoder.attention_dropout, encoder.trust_remote_code, causal)
     source = encoder.source
     if encoder.random_weights:
         return random_weights(source, encoder.config, dtype, *how), None
-    if encoder.adapters:
+    if merged and origin is not None:
         from llm2vec_pl.merging import merged_source, merged_weights  # peft takes seconds to import
 
+        adapters = encoder.adapters[:merged]
         if mesh is None and encoder.quantization not in BITSANDBYTES:
-            return merged_weights(source, encoder.adapters, dtype, *how), None
-        source = merged_source(source, encoder.adapters, dtype, encoder.trust_remote_code)
+            return merged_weights(source, adapters, dtype, *how), None
+        below = Origin(origin.base, origin.adapters[:merged])
+        source = merged_source(source, adapters, below, dtype, encoder.trust_remote_code)
     if encoder.quantization in BITSANDBYTES:
         quantized = quantization_config(encoder.quantization, dtype, device)
         return read_weights(source, dtype, *how, quantized, device), None
@@ -123,6 +181,10 @@ def _adapted(encoder: Encoder, decoder: Any) -> Any:
     if encoder.gradient_checkpointing:
         # peft adds hooks that only reentrant checkpointing needs, and that cannot be pickled.
         adapted.get_input_embeddings()._forward_hooks.clear()
+    for config in adapted.peft_config.values():
+        # peft takes the folder that the weights were read from, which may be a cache's.
+        config.base_model_name_or_path = encoder.source.base
+        config.revision = encoder.source.revision
     return adapted
 
 

@@ -1,16 +1,16 @@
-"""Low-rank adapters on the inner decoder: a new one to train, earlier ones to merge."""
+"""A new low-rank adapter on the inner decoder, to be trained."""
 
 from __future__ import annotations
 
 import contextlib
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from llm2vec_pl.errors import UserError
+from llm2vec_pl.adapters import merge_adapters as merge_adapters
+from llm2vec_pl.adapters import without_advice
 from llm2vec_pl.lora_dropout import fuse_dropout
 from llm2vec_pl.lora_targets import linear_layers
 
@@ -58,38 +58,11 @@ def add_lora(
         use_dora=dora,
         use_rslora=rslora,
     )
-    with _real_weights(decoder), _no_advice():
+    with _real_weights(decoder), without_advice():
         adapted = get_peft_model(decoder, config)
     if not dora:
         fuse_dropout(adapted)
     return adapted
-
-
-def merge_adapters(decoder: nn.Module, adapters: Iterable[str]) -> nn.Module:
-    """Merges trained adapters into the weights, one after the other.
-
-    Raises:
-        UserError: if an adapter does not fit the decoder.
-    """
-    from peft import PeftModel
-
-    for adapter in adapters:
-        try:
-            with _no_advice():
-                decoder = PeftModel.from_pretrained(decoder, adapter).merge_and_unload()
-        except (ValueError, RuntimeError) as error:
-            raise UserError(
-                f"The adapter {adapter} does not fit the decoder it is to be merged into: {error}"
-            ) from error
-    return decoder.requires_grad_(True)  # peft has frozen what it wrapped
-
-
-@contextlib.contextmanager
-def _no_advice() -> Iterator[None]:
-    """Hides that peft asks a model for a property which transformers has given another name."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*`is_gradient_checkpointing` is deprecated.*")
-        yield
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ its share of the weights, and the pages of one file.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from llm2vec_pl.source import Source
+from llm2vec_pl.source import Source, weight_files
 
 Place = tuple[nn.Module, str]
 """A module and the name of one of its parameters."""
@@ -47,7 +46,7 @@ class WeightFiles:
         state = model.state_dict(keep_vars=True)
         missing = {id(value) for value in state.values()}
         files: dict[str, dict[str, str]] = {}
-        for path in _paths(source):
+        for path in weight_files(source):
             with safe_open(path, framework="pt") as file:
                 keys = set(file.keys())
                 for name, value in state.items():
@@ -138,22 +137,3 @@ def _is_converted(model: PreTrainedModel) -> bool:
 def _key(name: str, prefix: str, keys: set[str]) -> str | None:
     candidates = (name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}")
     return next((key for key in candidates if key in keys), None)
-
-
-def _paths(source: Source) -> list[str]:
-    """The files in a folder or on the hub, fetched where they are not in its cache."""
-    from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
-    from transformers.utils.hub import get_checkpoint_shard_files
-
-    where: dict[str, Any] = {"revision": source.revision}
-    quietly = {
-        "_raise_exceptions_for_missing_entries": False,
-        "_raise_exceptions_for_connection_errors": False,
-    }
-    if file := cached_file(source.base, SAFE_WEIGHTS_NAME, **where, **quietly):
-        return [str(file)]
-    index = cached_file(source.base, SAFE_WEIGHTS_INDEX_NAME, **where, **quietly)
-    if index is None:
-        return []
-    paths, _ = get_checkpoint_shard_files(source.base, str(Path(index)), **where)
-    return [str(path) for path in paths]

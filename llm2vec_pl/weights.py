@@ -11,7 +11,9 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import PretrainedConfig, PreTrainedModel
 
+from llm2vec_pl.adapters import EARLIER_NAME
 from llm2vec_pl.architectures import ATTENTION_DROPOUTS, FIXED_ATTENTION_DROPOUT
+from llm2vec_pl.causal import make_causal
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.source import Source
 
@@ -22,6 +24,7 @@ def read_weights(
     attention: str | None = None,
     attention_dropout: float | None = None,
     trust_remote_code: bool = False,
+    causal: bool = False,
     quantization: Any = None,
     device: torch.device | None = None,
 ) -> PreTrainedModel:
@@ -33,6 +36,7 @@ def read_weights(
         attention: transformers' attention implementation; the architecture's best one if None.
         attention_dropout: chance of an attention weight to be dropped; the model's own if None.
         trust_remote_code: run modelling code that comes with the weights.
+        causal: build a causal model, whatever the configuration says.
         quantization: transformers' configuration of it, if any.
         device: where quantized weights go; others are read onto the CPU.
 
@@ -45,6 +49,8 @@ def read_weights(
     quantized = {"quantization_config": quantization, "device_map": {"": device}}
     try:
         config = AutoConfig.from_pretrained(source.base, **place)
+        if causal:
+            make_causal(config)
         own = _set_attention_dropout(config, attention_dropout)
         model: PreTrainedModel = causal_lm_class(config).from_pretrained(
             source.base,
@@ -67,11 +73,14 @@ def random_weights(
     attention: str | None = None,
     attention_dropout: float | None = None,
     trust_remote_code: bool = False,
+    causal: bool = False,
 ) -> PreTrainedModel:
     """A causal language model that knows nothing yet; arguments as those of `read_weights`."""
     from transformers import AutoModelForCausalLM
 
     config = copy.deepcopy(config)
+    if causal:
+        make_causal(config)
     own = _set_attention_dropout(config, attention_dropout)
     known, how = causal_lm_class(config), {"dtype": dtype, "attn_implementation": attention}
     try:
@@ -94,7 +103,7 @@ def empty_weights(source: Source, dtype: torch.dtype, *how: Any) -> PreTrainedMo
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(
-        source.base, revision=source.revision, trust_remote_code=how[-1] if how else False
+        source.base, revision=source.revision, trust_remote_code=how[2] if how else False
     )
     # Some modelling code draws numbers for weights that are not there: a LoRA gets them after that.
     with torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False):
@@ -135,12 +144,9 @@ def cast_weights(encoder: nn.Module, dtype: torch.dtype) -> None:
     """
     decoder: Any = getattr(encoder, "decoder", None)
     adapted = hasattr(decoder, "peft_config")
-    for p in encoder.parameters():
-        if (
-            p.is_floating_point()
-            and not isinstance(p, DTensor)
-            and not (adapted and p.requires_grad)
-        ):
+    for name, p in encoder.named_parameters():
+        of_an_adapter = adapted and (p.requires_grad or f".{EARLIER_NAME}" in name)
+        if p.is_floating_point() and not isinstance(p, DTensor) and not of_an_adapter:
             p.data = p.data.to(dtype)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hub_cache import HubCache
 from saved_models import save_model, small_llama
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores: one thread each
@@ -33,3 +34,16 @@ def shared_data() -> Path:
 def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A small Llama with random weights, saved."""
     return str(save_model(small_llama(), tmp_path_factory.mktemp("models") / "llama"))
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HubCache:
+    """An empty cache that transformers, peft and this package read, offline."""
+    from huggingface_hub import constants
+
+    root = tmp_path / "hub"
+    root.mkdir()
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        monkeypatch.setattr(constants, name, str(root))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return HubCache(root)

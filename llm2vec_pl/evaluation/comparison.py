@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lightning.pytorch import LightningDataModule, Trainer
 
+from llm2vec_pl.errors import user_errors
 from llm2vec_pl.evaluation.report import print_table
 from llm2vec_pl.evaluation.retrieval import evaluate_retrieval
 from llm2vec_pl.objectives import Objective
@@ -30,7 +31,8 @@ class Comparison:
             step: what the model is, the row's name.
             model: loaded if it is not yet.
         """
-        metrics = next(iter(self.trainer.validate(model, self.data, verbose=False)), {})
+        with user_errors():
+            metrics = next(iter(self.trainer.validate(model, self.data, verbose=False)), {})
         row = {name.removeprefix("val/"): value for name, value in metrics.items()}
         if hasattr(self.data, "retrieval"):
             row |= evaluate_retrieval(model.encoder, self.data.retrieval())

@@ -25,6 +25,7 @@ from llm2vec_pl.objectives.training_state import (
     require_same_weights,
 )
 from llm2vec_pl.optimizer import adamw
+from llm2vec_pl.origin import recorded_origin, require_same_origin
 from llm2vec_pl.sharding import average_gradients, clip_gradients
 from llm2vec_pl.text import TokenBatch
 from llm2vec_pl.weights import cast_weights
@@ -207,10 +208,12 @@ class Objective(LightningModule):
         for i, optimizer in enumerate(self.trainer.optimizers if states else []):
             states[i] = named_state(states[i], optimizer, self)
         checkpoint["rendered_template"] = self.encoder.text.rendered  # it may print the date
+        checkpoint["origin"] = recorded_origin(self.encoder)
         checkpoint["objective"] = {"name": type(self).__name__, "notes": self.notes()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses the checkpoint of another model, which would be read as if nothing were amiss."""
+        require_same_origin(checkpoint, self.encoder, "--resume")
         self.encoder.text.freeze(checkpoint.get("rendered_template"))
         if checkpoint.get("state_dict"):
             require_same_weights(checkpoint["state_dict"], self)

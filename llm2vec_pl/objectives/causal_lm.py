@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch.optim import Optimizer
 
+from llm2vec_pl.causal import check_causal
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.masking import IGNORED
@@ -45,6 +46,11 @@ class CausalLM(NextTokenObjective):
                 "Set --encoder.bidirectional false."
             )
         super().__init__(encoder, learning_rate, warmup_steps, schedule, weight_decay)
+
+    def on_fit_start(self) -> None:
+        """Proves on the loaded weights that no token sees what it is to predict."""
+        super().on_fit_start()
+        check_causal(self.encoder.decoder)
 
     def labelled(self, batch: TokenBatch) -> TokenBatch:
         """Every token that is not padding is a label."""

@@ -115,7 +115,7 @@ class Checkpoints(ModelCheckpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_end(trainer, pl_module)
         between_steps = not trainer.fit_loop._should_accumulate()
-        self._due |= trainer.should_stop  # EarlyStopping ends the run in the middle of an epoch, too
+        self._due |= trainer.should_stop  # EarlyStopping may end a run in mid-epoch, too
         if self._due and between_steps and not self._should_not_save(trainer):
             self._save_last(trainer)
 

@@ -10,6 +10,7 @@ import torch
 from llm2vec_pl.checkpoint import save_encoder
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import UserError
+from llm2vec_pl.origin import require_same_origin
 from llm2vec_pl.runs.checkpoint_files import CheckpointFiles
 from llm2vec_pl.runs.resume import find_checkpoint
 from llm2vec_pl.source import ENCODER
@@ -30,7 +31,8 @@ def consolidate(checkpoint: str, out: Path | None = None) -> Path:
         The folder.
 
     Raises:
-        UserError: there is no such checkpoint, or no config.yaml beside it.
+        UserError: there is no such checkpoint, no config.yaml beside it, or other weights lie where
+            those were that it was trained on.
     """
     path = find_checkpoint(checkpoint, Path("runs"))
     if path is None or checkpoint == "last":
@@ -38,6 +40,7 @@ def consolidate(checkpoint: str, out: Path | None = None) -> Path:
     config = _config(path)
     saved = CheckpointFiles().load_checkpoint(path)
     encoder = Encoder(**config["encoder"]).load()
+    require_same_origin(saved, encoder, str(path))
     encoder.text.freeze(saved.get("rendered_template"))
     _fill(encoder, saved["state_dict"], path)
     objective = saved.get("objective", {})

@@ -5,15 +5,31 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from llm2vec_pl.checkpoint import save_encoder, saved_weights
 from llm2vec_pl.objectives.base import Objective
+from llm2vec_pl.origin import pinned_flags
 from llm2vec_pl.runs.checkpoints import BEST
 from llm2vec_pl.source import ENCODER
+
+
+class PinnedConfig(SaveConfigCallback):
+    """Writes a run's `config.yaml` with what its names stood for: folders, commits, fingerprint.
+
+    Later `runs/mntp` is another run, and a branch another commit.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Called before the weights are loaded; the lineage gets the same configuration."""
+        if not self.already_saved and isinstance(pl_module, Objective):
+            for flag, value in pinned_flags(pl_module.encoder).items():
+                self.config["encoder"][flag] = value
+        super().setup(trainer, pl_module, stage)
 
 
 def save_run(trainer: Trainer, recipe: str, config: Any) -> Path | None:
