@@ -35,6 +35,8 @@ Schedule = Literal["linear", "cosine", "constant"]
 class Objective(LightningModule):
     """Trains an encoder. A new objective overrides `loss` and is a class of about ten lines.
 
+    A fit trains in training mode, whatever mode the encoder comes in: `begin_training`.
+
     Args:
         encoder: what is trained; its weights are loaded when the trainer asks for them.
         learning_rate: the highest, after warm-up.
@@ -89,12 +91,29 @@ class Objective(LightningModule):
         cast_weights(self.encoder, dtype)
         return super().to(device) if device is not None else self
 
+    def begin_training(self) -> None:
+        """Puts the objective, its encoder and the decoder in training mode, each with its parts.
+
+        `Encoder.from_pretrained` gives an encoder in evaluation mode and Lightning leaves modes as
+        they are: without this, dropout would be off for the whole run. A part that was put in
+        evaluation mode on purpose stays so if what it belongs to is in training mode: call
+        `train()` on the objective first, then `eval()` on the part.
+        """
+        for module in (self, self.encoder, getattr(self.encoder, "decoder", None)):
+            if module is not None and not module.training:
+                module.train()
+
     def on_fit_start(self) -> None:
-        """Proves step 1 on the loaded weights before the first step."""
+        """Begins training mode, and proves step 1 on the loaded weights before the first step."""
+        self.begin_training()
         if self.encoder.bidirectional:
             check_bidirectional(self.encoder.decoder)
         for optimizer in self.trainer.optimizers:  # before a checkpoint's state goes into them
             optimizer.register_load_state_dict_pre_hook(self._by_number)
+
+    def on_train_start(self) -> None:
+        """Begins training mode here as well, for an objective with an `on_fit_start` of its own."""
+        self.begin_training()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One step on the loss, logged as `train/loss`."""
@@ -136,7 +155,9 @@ class Objective(LightningModule):
             )
         warmup = self.warmup_steps if self.warmup_steps >= 1 else self.warmup_steps * steps
         optimizer = self.optimizer()
-        scheduler = get_scheduler(self.schedule, optimizer, round(warmup), int(steps))
+        # transformers' own "constant" has no warm-up.
+        schedule = "constant_with_warmup" if self.schedule == "constant" else self.schedule
+        scheduler = get_scheduler(schedule, optimizer, round(warmup), int(steps))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
@@ -161,6 +182,7 @@ class Objective(LightningModule):
         """Moves a batch, and notes what a step would have to ask the device: the texts' lengths."""
         moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
         for here, there in zip(token_batches(batch), token_batches(moved), strict=True):
+            there.update((key, _counted(value)) for key, value in there.items())
             TEXT_LENGTHS.write(there["attention_mask"], text_lengths(here["attention_mask"]))
         return moved
 
@@ -223,6 +245,15 @@ def token_batches(batch: Any) -> list[TokenBatch]:
         return []
     parts = [batch, *batch.values()]
     return [part for part in parts if isinstance(part, dict) and "attention_mask" in part]
+
+
+@torch.inference_mode(False)
+def _counted(value: Any) -> Any:
+    """A value; of a tensor made for inference, whose changes in place nobody counts, a copy.
+
+    What is noted of a tensor holds until it is changed.
+    """
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
 def _rows(batch: Any) -> int:
