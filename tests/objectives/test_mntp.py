@@ -147,9 +147,12 @@ def test_the_same_seed_gives_the_same_losses_to_the_last_bit(llama_folder):
 
 
 def learning_rates(encoder, **options):
-    mntp = MNTP(encoder, learning_rate=1.0, **options)
+    """Of each step, over the highest."""
+    mntp = MNTP(encoder, learning_rate=1e-3, **options)
     rates = []
-    mntp.on_train_batch_start = lambda *_: rates.append(mntp.optimizers().param_groups[0]["lr"])
+    mntp.on_train_batch_start = lambda *_: rates.append(
+        mntp.optimizers().param_groups[0]["lr"] / 1e-3
+    )
     Trainer(max_steps=12, limit_val_batches=0, **QUIET).fit(mntp, loaders(encoder))
     return rates
 
