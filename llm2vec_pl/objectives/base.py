@@ -59,6 +59,7 @@ class Objective(LightningModule):
         self.warmup_steps = warmup_steps
         self.schedule = schedule
         self.weight_decay = weight_decay
+        self._validated_step: int | None = None
         # Checkpoints hold what is trained; the rest comes from the encoder's own source.
         self.strict_loading = False
 
@@ -99,6 +100,7 @@ class Objective(LightningModule):
         evaluation mode on purpose stays so if what it belongs to is in training mode: call
         `train()` on the objective first, then `eval()` on the part.
         """
+        self.forget_validation()
         for module in (self, self.encoder, getattr(self.encoder, "decoder", None)):
             if module is not None and not module.training:
                 module.train()
@@ -127,6 +129,22 @@ class Objective(LightningModule):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """The loss on held-out data, logged as `val/loss`, the mean over rows."""
         self.log_mean("loss", self.loss(batch), _rows(batch), prog_bar=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """Notes of which step the metrics are that have just been measured."""
+        if not self.trainer.sanity_checking:
+            self._validated_step = self.trainer.global_step
+
+    def forget_validation(self) -> None:
+        """Says that the metrics there are are of other weights."""
+        self._validated_step = None
+
+    def validation_metrics(self) -> dict[str, float] | None:
+        """The metrics `val/...` of the weights as they are; None if only older ones are known."""
+        if self._validated_step != self.trainer.global_step:
+            return None
+        metrics = self.trainer.callback_metrics
+        return {k: float(v) for k, v in metrics.items() if k.startswith("val/")}
 
     def log_mean(self, name: str, value: Tensor, rows: int, prog_bar: bool = False) -> None:
         """Logs `train/NAME` or `val/NAME`, the mean over ranks.
@@ -221,7 +239,10 @@ class Objective(LightningModule):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the trained weights only, an adapter's size, and names what the optimizer has."""
+        """Keeps the trained weights only, an adapter's size, and names what the optimizer has.
+
+        Beside them `metrics`, those of a validation of these very weights.
+        """
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
         weights = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k: v for k, v in weights.items() if k in trained}
@@ -229,6 +250,7 @@ class Objective(LightningModule):
         for i, optimizer in enumerate(self.trainer.optimizers if states else []):
             states[i] = named_state(states[i], optimizer, self)
         checkpoint["objective"] = {"name": type(self).__name__, "notes": self.notes()}
+        checkpoint["metrics"] = self.validation_metrics() or {}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses the checkpoint of another model, which would be read as if nothing were amiss."""
