@@ -27,6 +27,7 @@ from llm2vec_pl.architectures import (
     WINDOW_SIZES,
 )
 from llm2vec_pl.errors import UserError
+from llm2vec_pl.even_attention import EvenAttention
 from llm2vec_pl.influence import decoder_layers, evaluating, influence_fault, token_influence
 from llm2vec_pl.sharding import backward_within_forward
 
@@ -285,7 +286,18 @@ def check_bidirectional(model: nn.Module, *, length: int = 8, padding: int = 3) 
 
 
 def layer_faults(model: nn.Module, attention_mask: Tensor) -> list[str]:
-    """What is wrong in which layers, for one text with this mask (L,)."""
+    """What is wrong in which layers, for one text with this mask (L,).
+
+    Large queries look at few tokens, as far as the weights' number format can tell: where something
+    seems wrong, attention that is even decides.
+    """
+    if not _faults(model, attention_mask):
+        return []
+    with EvenAttention(len(attention_mask)):
+        return _faults(model, attention_mask)
+
+
+def _faults(model: nn.Module, attention_mask: Tensor) -> list[str]:
     layers = decoder_layers(model)
     with evaluating(model), backward_within_forward(model):
         influences = token_influence(

@@ -32,7 +32,7 @@ from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import UserError, fail, user_errors
 from llm2vec_pl.objectives import Objective
 from llm2vec_pl.runs.checkpoint_files import CheckpointFiles
-from llm2vec_pl.runs.checkpoints import Checkpoints
+from llm2vec_pl.runs.checkpoints import Checkpoints, follow_each_validation
 from llm2vec_pl.runs.failures import no_process_left, out_of_memory
 from llm2vec_pl.runs.finite import FiniteGradients
 from llm2vec_pl.runs.folder import PinnedConfig, keep_best, save_run
@@ -135,9 +135,11 @@ class Command(LightningCLI):
         added = [c for kind, c in defaults if not any(isinstance(g, kind) for g in given)]
         kwargs["callbacks"] = [*given, *added]
         try:
-            return super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
         except (ValueError, MisconfigurationException) as error:
             raise UserError(f"--trainer: {error}") from error
+        follow_each_validation(trainer)
+        return trainer
 
     def causal_model(self) -> Objective:
         """The same objective on the same decoder as it was before step 1, to compare with."""
@@ -155,8 +157,8 @@ class Command(LightningCLI):
         """
         with user_errors(), no_process_left(self.trainer), out_of_memory():
             self.trainer.fit(self.model, self.datamodule, ckpt_path=self.resume_from)
-            keep_best(self.trainer, self.model, self.datamodule)
-            return save_run(self.trainer, self.name, self.config)
+            kept = keep_best(self.trainer, self.model, self.datamodule)
+            return save_run(self.trainer, self.name, self.config, kept)
 
 
 class Parser(LightningArgumentParser):

@@ -8,17 +8,20 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
+from llm2vec_pl.cache import fingerprint
 from llm2vec_pl.checkpoint import write_json
+from llm2vec_pl.contents import encoder_contents, file_contents
 from llm2vec_pl.errors import UserError
-from llm2vec_pl.source import ENCODER, newest_run, read_json
+from llm2vec_pl.source import read_json
+from llm2vec_pl.stage_record import START, StageRecord
 
 Stage = Literal["mntp", "simcse", "supervised"]
 STAGES: tuple[Stage, ...] = ("mntp", "simcse", "supervised")
 ROWS = {"mntp": "+ MNTP", "simcse": "+ SimCSE", "supervised": "supervised"}
-DONE = "done.json"
 
 
 @dataclass
@@ -26,7 +29,9 @@ class Pipeline:
     """Runs the recipes of the method's steps, each from what the one before has left.
 
     Each stage is the command that a user would give, in a process of its own. What is finished is
-    not run again; what was interrupted goes on from its last checkpoint.
+    not run again, and what was interrupted goes on from its last checkpoint, as long as it was made
+    from what is there now: when a stage is trained anew, so are those that start from it, and
+    whatever has changed is measured anew. Runs that are out of date stay on disk, unused.
 
     Args:
         recipes: the folder with mntp.py, simcse.py and supervised.py.
@@ -77,15 +82,15 @@ class Pipeline:
         Raises:
             UserError: if a flag is wrong, before anything is trained; or if a stage fails.
         """
-        open_stages = [stage for stage in self.stages if not self.is_done(stage)]
-        for stage in open_stages:
-            self._check_flags(stage)
+        for stage in self.stages:
+            if not self.is_done(stage):
+                self._check_flags(stage)
         rows = {"causal": self._measure("causal", self.base(), bidirectional=False)}
         if not self.causal:
             rows["bidirectional"] = self._measure("bidirectional", self.base())
         for stage in self.stages:
             minutes = self._train(stage)
-            row = self._measure(stage, str(newest_run(self.folder(stage))))
+            row = self._measure(stage, self.record(stage).encoder)
             rows[ROWS[stage]] = {**row, "minutes": minutes}
         return rows
 
@@ -98,12 +103,19 @@ class Pipeline:
         config = yaml.safe_load(self.config(STAGES[0]).read_text())
         return str(config["encoder"]["model_name"])
 
+    def before(self, stage: Stage) -> Stage | None:
+        """The stage that this one starts from; None for the decoder."""
+        before: dict[Stage, Stage] = {"simcse": "mntp", "supervised": self.supervised_from}
+        return before[stage] if before.get(stage) in self.stages else None
+
+    def record(self, stage: Stage) -> StageRecord:
+        """What a stage was made from and has left."""
+        return StageRecord(self.folder(stage))
+
     def start(self, stage: Stage) -> str:
         """What a stage trains: the decoder, or the folder of an earlier stage."""
-        before = {"mntp": None, "simcse": "mntp", "supervised": self.supervised_from}[stage]
-        if before not in self.stages:
-            return self.base()
-        return str(newest_run(self.folder(before)))  # type: ignore[arg-type]
+        before = self.before(stage)
+        return self.record(before).encoder if before else self.base()
 
     def command(self, stage: Stage) -> list[str]:
         """The command that trains a stage."""
@@ -113,28 +125,43 @@ class Pipeline:
             "--config",
             str(self.config(stage)),
         ]
-        words += ["--encoder.model_name", self.start(stage)]
+        words += [START, self.start(stage)]
         words += ["--encoder.bidirectional", str(not self.causal).lower()]
         words += ["--trainer.default_root_dir", str(self.folder(stage))]
         return [*words, *flags_of(stage, self.flags)]
 
     def is_done(self, stage: Stage) -> bool:
-        """Whether a stage was finished, by this command.
+        """Whether a stage was finished by this command, from what is there now.
 
         Raises:
-            UserError: if it was finished by another one.
+            UserError: if it was finished by another command, or its files have changed since.
         """
-        done = read_json(self.folder(stage) / DONE)
-        if not done:
+        record, before = self.record(stage), self.before(stage)
+        if not record.done:
             return False
-        before, now = done["command"], self.command(stage)[1:]
-        if before != now:
-            raise UserError(
-                f"{self.folder(stage)} was trained by another command:\n  {shlex.join(before)}\n"
-                f"but this one asks for\n  {shlex.join(now)}\nName another folder with --out, or "
-                "delete that one."
-            )
-        return True
+        record.refuse_another(self.command(stage)[1:], self._files(stage), before is not None)
+        return (before is None or self.is_done(before)) and record.is_of(self._real_start(stage))
+
+    def _real_start(self, stage: Stage) -> str:
+        """What the command starts from; a flag for the stage may have the last word."""
+        words = self.command(stage)
+        split = [
+            part for word in words for part in (word.split("=", 1) if START in word else [word])
+        ]
+        return [after for word, after in pairwise(split) if word == START][-1]
+
+    def _files(self, stage: Stage) -> dict[str, str]:
+        """The contents of the files that a stage is made from: its configuration, and data."""
+        import yaml
+
+        config = yaml.safe_load(self.config(stage).read_text())
+        flags = flags_of(stage, self.flags)
+        data = [after for word, after in pairwise(flags) if word.startswith("--data.")]
+        data += [word for word in flags if word.startswith("--data.")]
+        return {
+            **file_contents([str(self.config(stage)), config, flags]),
+            **file_contents([config.get("data"), data], folders=True),
+        }
 
     def _check_flags(self, stage: Stage) -> None:
         command = [*self.command(stage), "--print_config"]
@@ -144,11 +171,17 @@ class Pipeline:
 
     def _train(self, stage: Stage) -> float:
         """Trains a stage unless it is done; the minutes that it took."""
+        record = self.record(stage)
         if not self.is_done(stage):
+            if record.done:
+                print(f"\n{stage}: not what would be trained now; it is trained anew", flush=True)
             started = time.monotonic()
             command = self.command(stage)
             print(f"\n$ python {shlex.join(command[1:])}", flush=True)
-            checkpoint = interrupted(self.folder(stage))
+            start = encoder_contents(self._real_start(stage))
+            checkpoint = record.begin(
+                {"command": command[1:], "files": self._files(stage), "start": start}
+            )
             if checkpoint:
                 print(f"  going on from {checkpoint}", flush=True)
                 command += ["--resume", str(checkpoint)]
@@ -156,16 +189,20 @@ class Pipeline:
                 raise UserError(
                     f"{stage} did not finish. The same command goes on from its last checkpoint."
                 )
-            minutes = (time.monotonic() - started) / 60
-            done = {"command": self.command(stage)[1:], "minutes": minutes}
-            write_json(self.folder(stage) / DONE, done)
-        return float(read_json(self.folder(stage) / DONE)["minutes"])
+            record.end((time.monotonic() - started) / 60)
+        return float(record.done["minutes"])
 
     def _measure(self, row: str, model_name: str, **options: Any) -> dict[str, float]:
         """The metrics of an encoder, from the results' file where they are there."""
         file = self.out / "results.json"
         results = read_json(file)
-        key = {"encoder": model_name, "sts": self.sts}
+        key = {
+            "encoder": model_name,
+            "contents": encoder_contents(model_name),
+            "sts": self.sts,
+            "files": file_contents(self.sts or ""),
+            "docs": _docs(),
+        }
         if results.get(row, {}).get("of") != key:
             from llm2vec_pl.encoder import Encoder
             from llm2vec_pl.evaluation.summary import evaluate
@@ -192,9 +229,8 @@ def flags_of(stage: Stage, flags: Sequence[str]) -> list[str]:
     return chosen
 
 
-def interrupted(folder: Path) -> Path | None:
-    """The last checkpoint of a recipe's newest run, which has not left an encoder."""
-    runs = [run for run in folder.glob("version_*") if not (run / ENCODER).exists()]
-    checkpoints = [run / "checkpoints" / "last.ckpt" for run in runs]
-    there = [path for path in checkpoints if path.is_file()]
-    return max(there, key=lambda path: path.stat().st_mtime, default=None)
+def _docs() -> str:
+    """The fingerprint of the documentation that is retrieved: that of the installed packages."""
+    from llm2vec_pl.data import PythonDocs  # imports Lightning, which takes seconds
+
+    return fingerprint(PythonDocs().source())

@@ -36,6 +36,8 @@ Schedule = Literal["linear", "cosine", "constant"]
 class Objective(LightningModule):
     """Trains an encoder. A new objective overrides `loss` and is a class of about ten lines.
 
+    A fit trains in training mode, whatever mode the encoder comes in: `begin_training`.
+
     Args:
         encoder: what is trained; its weights are loaded when the trainer asks for them.
         learning_rate: the highest, after warm-up.
@@ -58,6 +60,7 @@ class Objective(LightningModule):
         self.warmup_steps = warmup_steps
         self.schedule = schedule
         self.weight_decay = weight_decay
+        self._validated_step: int | None = None
         # Checkpoints hold what is trained; the rest comes from the encoder's own source.
         self.strict_loading = False
 
@@ -90,12 +93,30 @@ class Objective(LightningModule):
         cast_weights(self.encoder, dtype)
         return super().to(device) if device is not None else self
 
+    def begin_training(self) -> None:
+        """Puts the objective, its encoder and the decoder in training mode, each with its parts.
+
+        `Encoder.from_pretrained` gives an encoder in evaluation mode and Lightning leaves modes as
+        they are: without this, dropout would be off for the whole run. A part that was put in
+        evaluation mode on purpose stays so if what it belongs to is in training mode: call
+        `train()` on the objective first, then `eval()` on the part.
+        """
+        self.forget_validation()
+        for module in (self, self.encoder, getattr(self.encoder, "decoder", None)):
+            if module is not None and not module.training:
+                module.train()
+
     def on_fit_start(self) -> None:
-        """Proves step 1 on the loaded weights before the first step."""
+        """Begins training mode, and proves step 1 on the loaded weights before the first step."""
+        self.begin_training()
         if self.encoder.bidirectional:
             check_bidirectional(self.encoder.decoder)
         for optimizer in self.trainer.optimizers:  # before a checkpoint's state goes into them
             optimizer.register_load_state_dict_pre_hook(self._by_number)
+
+    def on_train_start(self) -> None:
+        """Begins training mode here as well, for an objective with an `on_fit_start` of its own."""
+        self.begin_training()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One step on the loss, logged as `train/loss`."""
@@ -109,6 +130,22 @@ class Objective(LightningModule):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """The loss on held-out data, logged as `val/loss`, the mean over rows."""
         self.log_mean("loss", self.loss(batch), _rows(batch), prog_bar=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """Notes of which step the metrics are that have just been measured."""
+        if not self.trainer.sanity_checking:
+            self._validated_step = self.trainer.global_step
+
+    def forget_validation(self) -> None:
+        """Says that the metrics there are are of other weights."""
+        self._validated_step = None
+
+    def validation_metrics(self) -> dict[str, float] | None:
+        """The metrics `val/...` of the weights as they are; None if only older ones are known."""
+        if self._validated_step != self.trainer.global_step:
+            return None
+        metrics = self.trainer.callback_metrics
+        return {k: float(v) for k, v in metrics.items() if k.startswith("val/")}
 
     def log_mean(self, name: str, value: Tensor, rows: int, prog_bar: bool = False) -> None:
         """Logs `train/NAME` or `val/NAME`, the mean over ranks.
@@ -137,7 +174,9 @@ class Objective(LightningModule):
             )
         warmup = self.warmup_steps if self.warmup_steps >= 1 else self.warmup_steps * steps
         optimizer = self.optimizer()
-        scheduler = get_scheduler(self.schedule, optimizer, round(warmup), int(steps))
+        # transformers' own "constant" has no warm-up.
+        schedule = "constant_with_warmup" if self.schedule == "constant" else self.schedule
+        scheduler = get_scheduler(schedule, optimizer, round(warmup), int(steps))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
@@ -162,6 +201,7 @@ class Objective(LightningModule):
         """Moves a batch, and notes what a step would have to ask the device: the texts' lengths."""
         moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
         for here, there in zip(token_batches(batch), token_batches(moved), strict=True):
+            there.update((key, _counted(value)) for key, value in there.items())
             TEXT_LENGTHS.write(there["attention_mask"], text_lengths(here["attention_mask"]))
         return moved
 
@@ -200,7 +240,10 @@ class Objective(LightningModule):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the trained weights only, an adapter's size, and names what the optimizer has."""
+        """Keeps the trained weights only, an adapter's size, and names what the optimizer has.
+
+        Beside them `metrics`, those of a validation of these very weights.
+        """
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
         weights = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k: v for k, v in weights.items() if k in trained}
@@ -210,6 +253,7 @@ class Objective(LightningModule):
         checkpoint["rendered_template"] = self.encoder.text.rendered  # it may print the date
         checkpoint["origin"] = recorded_origin(self.encoder)
         checkpoint["objective"] = {"name": type(self).__name__, "notes": self.notes()}
+        checkpoint["metrics"] = self.validation_metrics() or {}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses the checkpoint of another model, which would be read as if nothing were amiss."""
@@ -228,6 +272,15 @@ def token_batches(batch: Any) -> list[TokenBatch]:
         return []
     parts = [batch, *batch.values()]
     return [part for part in parts if isinstance(part, dict) and "attention_mask" in part]
+
+
+@torch.inference_mode(False)
+def _counted(value: Any) -> Any:
+    """A value; of a tensor made for inference, whose changes in place nobody counts, a copy.
+
+    What is noted of a tensor holds until it is changed.
+    """
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
 def _rows(batch: Any) -> int:

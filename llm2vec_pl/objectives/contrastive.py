@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -45,7 +46,7 @@ class Contrastive(Objective):
     Args:
         encoder: what is trained.
         temperature: what cosine similarities are divided by; 0.05 for SimCSE, 0.02 for E5 data.
-        learn_temperature: train the temperature as well, from there.
+        learn_temperature: train the temperature as well, from there; it goes no lower than 0.01.
         in_batch_negatives: whether a query is also told from the other queries' texts.
         symmetric: also let each positive find its query.
         margin: candidates more similar than the positive's similarity minus this are taken for
@@ -88,7 +89,7 @@ class Contrastive(Objective):
         self.chunk_size = chunk_size
         size = projection_dim or encoder.embedding_size
         self.dims = matryoshka_dims or [size]
-        self._check(temperature, size)
+        self._check(temperature, learn_temperature, size)
         self._views_checked = False
         self.log_temperature = nn.Parameter(
             torch.tensor(temperature).log(), requires_grad=learn_temperature
@@ -101,18 +102,49 @@ class Contrastive(Objective):
 
     @property
     def temperature(self) -> Tensor:
-        """What similarities are divided by."""
+        """What similarities are divided by; a learned one is at least 0.01."""
         if not self.log_temperature.requires_grad:
             return self.log_temperature.exp()
-        return self.log_temperature.exp().clamp(min=LOWEST_TEMPERATURE)
+        # A bound on the value alone: `clamp` would have no gradient, and never come back.
+        missing = (math.log(LOWEST_TEMPERATURE) - self.log_temperature.detach()).clamp(min=0)
+        return (self.log_temperature + missing).exp()
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """As any objective's; after each step a learned temperature is brought back to its bound.
+
+        It would otherwise have to come the whole way back from below before it counts again.
+        """
+        configured = super().configure_optimizers()
+        optimizer: Any = configured["optimizer"]
+        optimizer.register_step_post_hook(lambda *_: self._bound_temperature())
+        return configured
+
+    @torch.no_grad()
+    def _bound_temperature(self) -> None:
+        if self.log_temperature.requires_grad:
+            self.log_temperature.clamp_(min=math.log(LOWEST_TEMPERATURE))
+
+    def begin_training(self) -> None:
+        """Begins training mode, and looks at two views of a sentence once more."""
+        super().begin_training()
+        self._views_checked = False
 
     def loss(self, batch: ContrastiveBatch) -> Tensor:
         """InfoNCE over the texts of all ranks, the mean over this rank's queries, in nats.
 
         Under several ranks it is weighted by this rank's share of the queries, so that the
         averaged gradient is that of one process with the whole batch.
+
+        Raises:
+            UserError: without a hard negative on any rank, where `in_batch_negatives` is off.
         """
         texts, rows, share = gather(self.embed(batch))
+        if not self.in_batch_negatives and not len(texts.negatives):
+            raise UserError(
+                "--model.in_batch_negatives false compares a query with its own hard negatives "
+                "only, but there is not one in this batch. Set --model.in_batch_negatives true, or "
+                "give data whose rows have a negative (--data.max_negatives above 0)."
+            )
         losses = [
             info_nce(
                 texts.queries[:, :dim],
@@ -137,13 +169,19 @@ class Contrastive(Objective):
             for part in ("query", "positive", "negative")
             if part in batch
         ]
+        checks = self.training and not self._views_checked
+        device = parts[0]["input_ids"].device
+        before = random_state(device) if checks else None
         if self.encoder.packs or self.chunk_size or world()[1] > 1:
             embeddings = self.embed_rows(join(parts))
         else:  # short queries should not be padded to the length of documents
             embeddings = torch.cat([self.embed_rows(part) for part in parts])
         rows = [len(part["input_ids"]) for part in parts]
         queries, positives, *negatives = self.projection(embeddings).split(rows)
-        self._check_views(batch, queries, positives)
+        if before is not None:
+            self._views_checked = True
+            drew = not torch.equal(before, random_state(device))
+            self._check_views(batch, queries, positives, drew)
         negative = batch.get("negative")
         if negative is None:
             index = torch.empty(0, dtype=torch.long, device=queries.device)
@@ -187,21 +225,45 @@ class Contrastive(Objective):
         negative = batch["negative"]["text_id"] if "negative" in batch else query[:0]
         return TextIds(query, positive, negative)
 
-    def _check_views(self, batch: ContrastiveBatch, queries: Tensor, positives: Tensor) -> None:
-        """SimCSE without dropout learns nothing, silently. Asked only once."""
-        # A new LoRA adds nothing to its layer: its dropout tells the views apart from step 2 on.
-        lora_drops = self.encoder.lora_rank > 0 and self.encoder.lora_options["dropout"] > 0
-        if self._views_checked or not self.training or lora_drops:
+    def _check_views(
+        self, batch: ContrastiveBatch, queries: Tensor, positives: Tensor, drew: bool
+    ) -> None:
+        """SimCSE without dropout learns nothing, silently. Asked only once in a fit.
+
+        Args:
+            batch: the first one.
+            queries: its embeddings, (B, D).
+            positives: those of the same sentences, if it is SimCSE's, (B, D).
+            drew: whether random numbers were drawn on the way to them. Without any, nothing was
+                dropped, however far rounding takes two views apart in half precision.
+        """
+        if drew and self._lora_drops():
             return
-        self._views_checked = True
-        texts = [batch[part]["input_ids"] for part in ("query", "positive")]
-        # Rounding may differ between two places of one batch; dropout changes a vector far more.
-        if torch.equal(*texts) and (queries - positives).norm() < 1e-3 * queries.norm():
-            raise UserError(
-                "Each sentence is its own positive, and both have the same embedding: without "
-                "dropout there is nothing to learn. Set --encoder.attention_dropout 0.3, as the "
-                "paper does, or --encoder.lora_dropout above 0."
-            )
+        same_texts = torch.equal(*(batch[part]["input_ids"] for part in ("query", "positive")))
+        if not same_texts or (drew and _differ(queries, positives)):
+            return
+        remedy = (
+            "Set --encoder.attention_dropout 0.3, as the paper does, or --encoder.lora_dropout "
+            "above 0."
+            if self.encoder.training and self.encoder.decoder.training
+            else "The encoder is in evaluation mode, where nothing is dropped: call train() on it."
+        )
+        raise UserError(
+            "Each sentence is its own positive, and both have the same embedding: without "
+            f"dropout there is nothing to learn. {remedy}"
+        )
+
+    def _lora_drops(self) -> bool:
+        """Whether a LoRA's dropout is on.
+
+        A new LoRA adds nothing to its layer: its dropout makes two views differ from step 2 on.
+        """
+        dropouts = (
+            module
+            for name, module in self.encoder.decoder.named_modules()
+            if "lora_" in name and module.training
+        )
+        return any(getattr(module, "p", 0.0) > 0 for module in dropouts)
 
     def _options(self, texts: Texts) -> dict[str, Any]:
         return {
@@ -224,9 +286,15 @@ class Contrastive(Objective):
         if self.log_temperature.requires_grad and self.training:
             self.log("train/temperature", self.temperature)
 
-    def _check(self, temperature: float, size: int) -> None:
+    def _check(self, temperature: float, learn_temperature: bool, size: int) -> None:
         if not temperature > 0.0:
             raise UserError(f"--model.temperature is above 0, but got {temperature}.")
+        if learn_temperature and temperature < LOWEST_TEMPERATURE:
+            raise UserError(
+                f"--model.learn_temperature true learns one of at least {LOWEST_TEMPERATURE}, but "
+                f"--model.temperature, where it begins, is {temperature}. Raise it, or leave it "
+                "fixed with --model.learn_temperature false."
+            )
         if self.chunk_size is not None and self.chunk_size < 1:
             raise UserError(
                 f"--model.chunk_size is at least 1 text, or null, but got {self.chunk_size}."
@@ -241,6 +309,20 @@ class Contrastive(Objective):
                 f"--model.matryoshka_dims lie between 1 and the embedding's size, {size}, "
                 f"but got {self.dims}."
             )
+
+
+def random_state(device: torch.device) -> Tensor:
+    """What the next random numbers on a device depend on; not one of them is drawn."""
+    if device.type == "cpu":
+        return torch.get_rng_state()
+    module = torch.get_device_module(device)
+    state: Tensor = module.get_rng_state(*([device] if device.type != "mps" else []))
+    return state
+
+
+def _differ(queries: Tensor, positives: Tensor) -> bool:
+    """Whether two views, (B, D) each, differ by more than rounding in float32."""
+    return bool((queries - positives).norm() > 1e-4 * queries.norm())
 
 
 def gather(texts: Texts) -> tuple[Texts, slice, float]:

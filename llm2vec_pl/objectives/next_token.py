@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,19 @@ from llm2vec_pl.text import TokenBatch
 
 LABEL_PLACES: Notes[Tensor] = Notes()
 """Of labels (B, L): their `label_places`, whose number only the host can know without waiting."""
+
+
+class Sent(NamedTuple):
+    """A token batch as it came to the device, its `versions` then, and the same with its labels."""
+
+    batch: TokenBatch
+    versions: list[int]
+    labelled: TokenBatch
+
+
+def versions(batch: TokenBatch) -> list[int]:
+    """How often each of its tensors has been changed in place."""
+    return [value._version for value in batch.values() if isinstance(value, Tensor)]
 
 
 class Perplexity(MeanMetric):
@@ -34,8 +47,8 @@ class NextTokenObjective(Objective):
 
     logits_at_once = 2**23  # in a chunk: 32 MB in float32, whatever the vocabulary
 
-    # What was sent to the device last: each token batch, and the same with its labels.
-    _sent: tuple[tuple[TokenBatch, TokenBatch], ...] = ()
+    # What was sent to the device last.
+    _sent: tuple[Sent, ...] = ()
 
     def labelled(self, batch: TokenBatch) -> TokenBatch:
         """The batch with `labels` (B, L): the token to predict, or -100.
@@ -57,7 +70,9 @@ class NextTokenObjective(Objective):
             torch.default_generator.manual_seed(self.seed_of(step, 1))
         parts = zip(token_batches(batch), token_batches(moved), strict=True)
         self._sent = tuple(
-            (there, self._labelled_on(here, there)) for here, there in parts if "input_ids" in here
+            Sent(dict(there), versions(there), self._labelled_on(here, there))
+            for here, there in parts
+            if "input_ids" in here
         )
         torch.set_rng_state(before)
         return moved
@@ -74,10 +89,15 @@ class NextTokenObjective(Objective):
         return sent
 
     def _with_labels(self, batch: TokenBatch) -> TokenBatch:
-        """The batch with what was made for it, unless somebody has changed it on the way."""
-        for there, labelled in self._sent:
-            if all(batch.get(key) is there.get(key) for key in (*there, "labels")):
-                return {**batch, **labelled}
+        """The batch with what was made for it, unless somebody has changed it on the way.
+
+        To put another tensor in the batch is to change it, and so is to write into one: then
+        tokens are labelled anew, on the device.
+        """
+        for sent in self._sent:
+            same = all(batch.get(key) is sent.batch.get(key) for key in (*sent.batch, "labels"))
+            if same and versions(sent.batch) == sent.versions:
+                return {**batch, **sent.labelled}
         return batch if "labels" in batch else self.labelled(batch)
 
     def configure_model(self) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
@@ -135,6 +135,11 @@ class Checkpoints(ModelCheckpoint):
         self._signals.leave()
         vars(trainer.fit_loop.epoch_loop).pop("_broadcast_sigterm_tensor", None)
 
+    @override
+    def _should_save_on_train_epoch_end(self, trainer: Trainer) -> bool:
+        after_each_batch = validates_each_batch(trainer)
+        return not after_each_batch and super()._should_save_on_train_epoch_end(trainer)
+
     def _should_not_save(self, trainer: Trainer) -> bool:
         quick = trainer.fast_dev_run  # type: ignore[attr-defined]
         return bool(quick) or trainer.state.fn != "fit" or trainer.sanity_checking
@@ -158,6 +163,29 @@ class Checkpoints(ModelCheckpoint):
             "--resume last goes on from there."
         )
         raise Stopped(128 + (received or 0))
+
+
+def validates_each_batch(trainer: Trainer) -> bool:
+    """Whether `val_check_interval` is the number 1: after each batch, not 1.0, once an epoch.
+
+    Lightning's loop tells the two apart, but its callbacks do not.
+    """
+    interval = trainer.val_check_interval  # type: ignore[attr-defined]
+    return interval == 1 and isinstance(interval, int)
+
+
+def follow_each_validation(trainer: Trainer) -> None:
+    """Lets Lightning's own callbacks look at each validation where one comes after each batch.
+
+    They would wait for the end of the epoch, with the metrics of its last validation.
+    """
+    if not validates_each_batch(trainer):
+        return
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, ModelCheckpoint) and callback._save_on_train_epoch_end is None:
+            callback._save_on_train_epoch_end = False
+        if isinstance(callback, EarlyStopping) and callback._check_on_train_epoch_end is None:
+            callback._check_on_train_epoch_end = False
 
 
 def validation_follows(trainer: Trainer) -> bool:

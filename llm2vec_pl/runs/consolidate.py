@@ -49,7 +49,7 @@ def consolidate(checkpoint: str, out: Path | None = None) -> Path:
         "recipe": Path(config["trainer"]["default_root_dir"]).name,
         "objective": objective.get("name"),
         "steps": saved["global_step"],
-        "metrics": {},
+        "metrics": saved.get("metrics", {}),
         "config": config,
     }
     folder = save_encoder(encoder, out or path.parents[1] / ENCODER, stage)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -16,6 +16,13 @@ from llm2vec_pl.objectives.base import Objective
 from llm2vec_pl.origin import pinned_flags
 from llm2vec_pl.runs.checkpoints import BEST
 from llm2vec_pl.source import ENCODER
+
+
+class Kept(NamedTuple):
+    """Which of a run's models it leaves: after how many steps, and its metrics `val/...`."""
+
+    steps: int
+    metrics: dict[str, float]
 
 
 class PinnedConfig(SaveConfigCallback):
@@ -32,13 +39,14 @@ class PinnedConfig(SaveConfigCallback):
         super().setup(trainer, pl_module, stage)
 
 
-def save_run(trainer: Trainer, recipe: str, config: Any) -> Path | None:
+def save_run(trainer: Trainer, recipe: str, config: Any, kept: Kept) -> Path | None:
     """Writes the encoder of a finished run, as it is now.
 
     Args:
         trainer: after `fit`.
         recipe: the name of the recipe, for the lineage.
         config: the run's configuration, for the lineage.
+        kept: from `keep_best`, for the lineage.
 
     Returns:
         The folder, on rank 0; None on other ranks and in a run that leaves no folder.
@@ -51,12 +59,11 @@ def save_run(trainer: Trainer, recipe: str, config: Any) -> Path | None:
     weights = saved_weights(module.encoder)  # from all ranks
     if not trainer.is_global_zero:
         return None
-    metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
     stage = {
         "recipe": recipe,
         "objective": type(module).__name__,
-        "steps": trainer.global_step,
-        "metrics": metrics,
+        "steps": kept.steps,
+        "metrics": kept.metrics,
         "config": as_json(config),
     }
     module.encoder.notes |= module.notes()
@@ -65,27 +72,50 @@ def save_run(trainer: Trainer, recipe: str, config: Any) -> Path | None:
     return path
 
 
-def keep_best(trainer: Trainer, module: Objective, data: LightningDataModule) -> None:
+def keep_best(trainer: Trainer, module: Objective, data: LightningDataModule) -> Kept:
     """Validates the end of a run, and goes back to the best checkpoint if that was better.
 
     Validation need not fall on the last step, and in a short run on none.
+
+    Returns:
+        What the module is then.
     """
+    quick = trainer.fast_dev_run  # type: ignore[attr-defined]
+    if quick or not (is_overridden("val_dataloader", data) and trainer.limit_val_batches):
+        return Kept(trainer.global_step, {})
+    end = Kept(trainer.global_step, _metrics(trainer, module, data))
     callback = trainer.checkpoint_callback
-    has_validation = is_overridden("val_dataloader", data) and trainer.limit_val_batches
-    if not isinstance(callback, ModelCheckpoint) or not callback.dirpath or not has_validation:
-        return
-    end = next(iter(trainer.validate(module, data, verbose=False)), {})
-    score = end.get(str(callback.monitor))
+    if not isinstance(callback, ModelCheckpoint) or not callback.dirpath:
+        return end
+    score = end.metrics.get(str(callback.monitor))
     if score is None:
-        return
+        return end
     best = callback.best_model_score
     if best is None or (score <= best if callback.mode == "min" else score >= best):
         trainer.save_checkpoint(Path(callback.dirpath) / BEST, weights_only=False)
         trainer.strategy.checkpoint_io.teardown()  # waits for one that is written meanwhile
-    else:
-        checkpoint = trainer.strategy.load_checkpoint(callback.best_model_path, weights_only=True)
-        trainer.strategy.load_model_state_dict(checkpoint, strict=False)
-        trainer.callback_metrics[str(callback.monitor)] = best
+        return end
+    checkpoint = trainer.strategy.load_checkpoint(callback.best_model_path, weights_only=True)
+    trainer.strategy.load_model_state_dict(checkpoint, strict=False)
+    module.forget_validation()
+    metrics = checkpoint.get("metrics")  # an earlier version's has none
+    if not metrics:
+        trainer.validate(module, data, verbose=False)
+        metrics = _validated(trainer)
+    return Kept(checkpoint["global_step"], metrics)
+
+
+def _metrics(trainer: Trainer, module: Objective, data: LightningDataModule) -> dict[str, float]:
+    """Those of the module as it is, from the validation that has just been or from one more."""
+    known = module.validation_metrics()
+    if known is not None:
+        return known
+    trainer.validate(module, data, verbose=False)
+    return _validated(trainer)
+
+
+def _validated(trainer: Trainer) -> dict[str, float]:
+    return {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
 
 
 def as_json(config: Any) -> Any:

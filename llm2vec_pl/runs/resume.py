@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import os
 from pathlib import Path
-from typing import Any
 
 import torch
-from lightning.fabric.loggers.logger import rank_zero_experiment
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
-from typing_extensions import override
 
 from llm2vec_pl.checkpoint_shards import before, is_shards
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.runs.checkpoints import LAST
+from llm2vec_pl.runs.metrics_file import MetricsFile
 
 
 def find_checkpoint(resume: str | None, root: Path) -> Path | None:
@@ -59,59 +54,6 @@ def run_loggers(root: str, checkpoint: Path | None) -> list[Logger]:
     tensorboard = TensorBoardLogger(root, name=None, version=version)
     step = _step_of(checkpoint) if checkpoint is not None and version is not None else 0
     return [MetricsFile(root, tensorboard.version, step), tensorboard]
-
-
-class MetricsFile(CSVLogger):
-    """`metrics.csv`, written through at each entry; a resumed run goes on where it was saved.
-
-    Args:
-        root: the folder of the recipe's runs.
-        version: number or name of the run.
-        first_step: entries of this step and later ones are from after the checkpoint: they come
-            again.
-    """
-
-    def __init__(self, root: str, version: int | str, first_step: int = 0) -> None:
-        super().__init__(root, name="", version=version, flush_logs_every_n_steps=1)
-        self._first_step = first_step
-
-    @override
-    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        if step is None or step >= self._first_step:  # what is before is written already
-            super().log_metrics(metrics, step)
-
-    @property
-    @override
-    @rank_zero_experiment
-    def experiment(self) -> ExperimentWriter:
-        if self._experiment is None:
-            writer = self._experiment = _Appending(self.log_dir)
-            writer.keep_before(self._first_step)
-        return self._experiment  # type: ignore[return-value]
-
-
-class _Appending(ExperimentWriter):
-    """Goes on with a file that is there, which Lightning's own would delete."""
-
-    @override
-    def _check_log_dir_exists(self) -> None:
-        pass
-
-    def keep_before(self, step: int) -> None:
-        """Takes out what is of this step or later, in one go."""
-        file = Path(self.metrics_file_path)
-        if not file.is_file():
-            return
-        with file.open(newline="") as old:
-            reader = csv.DictReader(old)
-            self.metrics_keys = list(reader.fieldnames or [])
-            kept = [row for row in reader if (row.get("step") or "").isdigit()]
-        unfinished = file.with_name(f".{file.name}.unfinished")
-        with unfinished.open("w", newline="") as new:
-            writer = csv.DictWriter(new, self.metrics_keys)
-            writer.writeheader()
-            writer.writerows(row for row in kept if int(row["step"]) < step)
-        os.replace(unfinished, file)
 
 
 def _newest(root: Path) -> Path | None:

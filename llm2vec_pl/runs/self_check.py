@@ -60,6 +60,7 @@ def announce_memory(trainer: Trainer, module: LightningModule, batch: Any) -> No
     if encoder is None or not trainer.is_global_zero:
         return
     from llm2vec_pl.memory import Step, estimate_of, free_memory
+    from llm2vec_pl.memory.resident import resident_after, resident_line, resident_now
 
     masks = [part["attention_mask"] for part in _parts(batch) if "attention_mask" in part]
     if not masks:
@@ -78,8 +79,18 @@ def announce_memory(trainer: Trainer, module: LightningModule, batch: Any) -> No
         device="cuda" if module.device.type == "cuda" else "cpu",
     )
     memory, free = estimate_of(encoder, step), free_memory(module.device)
-    rank_zero_info(f"Memory for a step of {tokens:,} tokens: {memory.line(free, loaded=True)}")
-    if memory.fits(free, loaded=True) is False:
+    title = f"Memory for a step of {tokens:,} tokens:"
+    now = resident_now() if step.device == "cpu" else None
+    if now is None or memory.activations is None:
+        rank_zero_info(f"{title} {memory.line(free, loaded=True)}")
+        fits = memory.fits(free, loaded=True)
+    else:
+        states = step.tokens * encoder.config.hidden_size * 4
+        about, most = resident_after(memory, now, states)
+        resident = resident_line(now, about, most, free)
+        rank_zero_info(f"{title} {memory.line()} for tensors; {resident}")
+        fits = None if free is None else most - now <= free
+    if fits is False:
         rank_zero_warn(
             "That may not fit. A smaller --data.batch_size, --encoder.gradient_checkpointing true, "
             "--encoder.quantization nf4 or --trainer.strategy fsdp2 takes less."

@@ -159,15 +159,51 @@ def test_simcse_without_dropout_is_an_error(encoder):
         loaded(encoder).loss({"query": view, "positive": view})
 
 
-def test_views_that_differ_by_rounding_alone_are_the_same(encoder):
-    """Each text's place in a batch decides how a processor adds up: it failed on another one."""
-    module = loaded(encoder)
+@pytest.mark.parametrize("options", [{}, {"chunk_size": 3}, {"symmetric": True}])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_rounding_makes_no_views_of_a_sentence(llama_folder, dtype, options):
+    """A text's place in a batch decides how a processor adds up, in bfloat16 by a percent."""
+    encoder = Encoder(llama_folder, lora_rank=0, dtype=dtype)
     view = tokens(encoder, QUERIES)
-    embedding = encoder(view).detach()
-    module._check_views({"query": view, "positive": view}, embedding, embedding + 0.1)
-    module._views_checked = False
+    module = Contrastive(encoder, **options)
+    module.configure_model()
+    forward = encoder.forward
+    encoder.forward = lambda batch: forward(batch) * (1 + 0.01 * noise(len(batch["input_ids"])))
+    with pytest.raises(UserError, match=r"Set --encoder.attention_dropout 0\.3"):
+        module.loss({"query": view, "positive": view})
+
+
+def noise(rows):
+    """Another number a row, of a source of its own."""
+    return torch.rand(rows, 1, generator=torch.Generator().manual_seed(1))
+
+
+def test_numbers_that_are_drawn_for_nothing_make_no_views(encoder):
+    """As OPT does in training mode, whatever its layerdrop."""
+    module = loaded(encoder)
+    encoder.decoder.register_forward_pre_hook(lambda *_: torch.rand(1) and None)
+    view = tokens(encoder, QUERIES)
     with pytest.raises(UserError, match="have the same embedding"):
-        module._check_views({"query": view, "positive": view}, embedding, embedding * (1 + 1e-6))
+        module.loss({"query": view, "positive": view})
+
+
+def test_an_encoder_in_evaluation_mode_has_no_views(llama_folder):
+    encoder = Encoder(llama_folder, lora_rank=4, lora_dropout=0.1, attention_dropout=0.3)
+    module = loaded(encoder)
+    encoder.eval()
+    view = tokens(encoder, QUERIES)
+    with pytest.raises(UserError, match=r"evaluation mode.*call train\(\)"):
+        module.loss({"query": view, "positive": view})
+
+
+@pytest.mark.parametrize("options", [{"lora_dropout": 0.1}, {"lora_dropout": 0.1, "dora": True}])
+def test_a_new_lora_with_dropout_is_going_to_have_views(llama_folder, options):
+    """It adds nothing yet."""
+    encoder = Encoder(llama_folder, lora_rank=4, **options)
+    module = Contrastive(encoder)
+    module.configure_model()
+    view = tokens(encoder, QUERIES)
+    module.loss({"query": view, "positive": view})
 
 
 def test_training_brings_pairs_together(tmp_path):
@@ -192,6 +228,7 @@ def test_training_brings_pairs_together(tmp_path):
     ("options", "message"),
     [
         ({"temperature": 0.0}, "--model.temperature is above 0, but got 0.0"),
+        ({"temperature": 0.005, "learn_temperature": True}, "learns one of at least 0.01"),
         ({"chunk_size": 0}, "--model.chunk_size is at least 1 text"),
         ({"symmetric": True, "in_batch_negatives": False}, "--model.symmetric true"),
         ({"matryoshka_dims": [16, 64]}, "the embedding's size, 32, but got"),
@@ -201,3 +238,45 @@ def test_wrong_options_are_errors_before_any_weights_are_read(encoder, options, 
     with pytest.raises(UserError, match=message):
         Contrastive(encoder, **options)
     assert not encoder.is_loaded
+
+
+class Falls(Contrastive):
+    """Wants a low temperature for six steps, and then a high one."""
+
+    def loss(self, batch):
+        return self.temperature.log() * (1 if self.global_step < 6 else -1)
+
+
+def test_a_learned_temperature_comes_back_from_its_lowest(encoder):
+    """CLIP bounds the parameter: a bound in the loss alone has no gradient beyond."""
+    module = Falls(
+        encoder, temperature=0.02, learn_temperature=True, learning_rate=0.5, schedule="constant",
+        warmup_steps=0,
+    )  # fmt: skip
+    seen = []
+    module.on_train_batch_end = lambda *_: seen.append(
+        (module.temperature.item(), module.log_temperature.exp().item())
+    )
+    loader = DataLoader([contrastive_batch(encoder)] * 16, batch_size=None)
+    Trainer(max_steps=16, **QUIET).fit(module, loader)
+    assert min(parameter for _, parameter in seen) == pytest.approx(0.01, rel=1e-5)
+    assert all(used == pytest.approx(parameter) for used, parameter in seen)
+    assert seen[5][0] == pytest.approx(0.01, rel=1e-5)
+    assert seen[-1][0] > 0.02
+
+
+def test_a_temperature_far_below_its_bound_still_has_a_gradient(encoder):
+    """As an earlier version's checkpoint may hold."""
+    module = loaded(encoder, learn_temperature=True)
+    module.log_temperature.data.fill_(-9.0)
+    assert module.temperature.item() == pytest.approx(0.01)
+    assert gradients(module, contrastive_batch(encoder))[1]["log_temperature"] != 0
+
+
+def test_a_batch_without_a_negative_needs_those_of_the_batch(encoder):
+    module = loaded(encoder, in_batch_negatives=False)
+    batch = contrastive_batch(encoder)
+    assert module.loss(batch).isfinite()
+    del batch["negative"]
+    with pytest.raises(UserError, match="Set --model.in_batch_negatives true"):
+        module.loss(batch)

@@ -146,14 +146,29 @@ def test_the_same_seed_gives_the_same_losses_to_the_last_bit(llama_folder):
     assert first == second
 
 
-def test_the_learning_rate_warms_up_and_falls_to_zero(encoder):
-    mntp = MNTP(encoder, learning_rate=1.0, warmup_steps=0.25)
+def learning_rates(encoder, **options):
+    """Of each step, over the highest."""
+    mntp = MNTP(encoder, learning_rate=1e-3, **options)
     rates = []
-    mntp.on_train_batch_start = lambda *_: rates.append(mntp.optimizers().param_groups[0]["lr"])
+    mntp.on_train_batch_start = lambda *_: rates.append(
+        mntp.optimizers().param_groups[0]["lr"] / 1e-3
+    )
     Trainer(max_steps=12, limit_val_batches=0, **QUIET).fit(mntp, loaders(encoder))
-    assert rates[0] == 0
-    assert max(rates) == rates[3] == 1.0
-    assert rates[-1] == pytest.approx(1 / 9)
+    return rates
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+@pytest.mark.parametrize("warmup", [0.25, 3])
+def test_the_learning_rate_warms_up_whatever_the_schedule(encoder, schedule, warmup):
+    rates = learning_rates(encoder, warmup_steps=warmup, schedule=schedule)
+    assert rates[:4] == pytest.approx([0, 1 / 3, 2 / 3, 1])
+    assert max(rates) == 1.0
+
+
+def test_the_learning_rate_falls_to_zero_or_not_at_all(encoder):
+    assert learning_rates(encoder, warmup_steps=3)[-1] == pytest.approx(1 / 9)
+    assert learning_rates(encoder, warmup_steps=3, schedule="cosine")[-1] < 1 / 9
+    assert learning_rates(encoder, warmup_steps=0, schedule="constant") == [1.0] * 12
 
 
 def test_a_run_of_unknown_length_has_no_schedule(encoder):
@@ -250,3 +265,38 @@ def test_each_step_hides_other_tokens_and_the_same_ones_in_another_run(encoder, 
     )  # fmt: skip
     assert not torch.equal(first[0], first[1])
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+class Changes(Watched):
+    """Writes into the batch before its loss; `changed` keeps what was then to be hidden."""
+
+    def __init__(self, encoder: Encoder, how) -> None:
+        super().__init__(encoder)
+        self.how, self.changed = how, []
+
+    def loss(self, batch):
+        self.how(batch)
+        self.changed.append(batch["input_ids"].clone())
+        return super().loss(batch)
+
+
+def write(batch):
+    batch["input_ids"].add_(1)
+
+
+def put(batch):
+    batch["input_ids"] = batch["input_ids"] + 1
+
+
+@pytest.mark.parametrize("how", [write, put, lambda batch: batch["input_ids"][:, 1:].fill_(77)])
+@pytest.mark.parametrize("stage", ["fit", "validate"])
+def test_tokens_of_a_batch_that_a_loss_changes_in_place_are_hidden_anew(encoder, how, stage):
+    module = Changes(encoder, how)
+    trainer = Trainer(max_steps=2, limit_val_batches=2 * (stage == "validate"), **QUIET)
+    getattr(trainer, stage)(module, loaders(encoder))
+    assert len(module.asked) == 2 * len(module.predicted) > 0
+    for changed, predicted in zip(module.changed, module.predicted, strict=True):
+        chosen = predicted["labels"] != IGNORED
+        assert chosen.any()
+        assert torch.equal(predicted["labels"][chosen], changed[chosen])
+        assert torch.equal(predicted["input_ids"][~chosen], changed[~chosen])

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from llm2vec_pl.errors import UserError
-from llm2vec_pl.runs.resume import MetricsFile, find_checkpoint, run_loggers
+from llm2vec_pl.runs.resume import find_checkpoint, run_loggers
 
 
 def checkpoint(root: Path, run: int, age: float, name: str = "last.ckpt") -> Path:
@@ -42,35 +42,6 @@ def test_a_checkpoint_that_is_not_there_is_an_error_that_lists_those_that_are(tm
     last = checkpoint(tmp_path, 0, age=0)
     with pytest.raises(UserError, match=f"no checkpoint nowhere.ckpt.*\n  {last}"):
         find_checkpoint("nowhere.ckpt", tmp_path)
-
-
-def log(root: Path, steps: range, first_step: int = 0) -> list[str]:
-    logger = MetricsFile(str(root), version=0, first_step=first_step)
-    for step in steps:
-        logger.log_metrics(
-            {"train/loss": 10.0 * step, **({"extra": 1.0} if step > 6 else {})}, step
-        )
-        logger.save()
-    return (root / "version_0" / "metrics.csv").read_text().splitlines()
-
-
-def test_a_resumed_run_appends_to_its_metrics_from_the_checkpoint_on(tmp_path):
-    log(tmp_path, range(5))
-    lines = log(tmp_path, range(3, 6), first_step=3)  # killed after step 4, saved after step 2
-    assert lines == ["step,train/loss", "0,0.0", "1,10.0", "2,20.0", "3,30.0", "4,40.0", "5,50.0"]
-
-
-def test_a_metric_that_comes_later_keeps_the_rows_before_it(tmp_path):
-    log(tmp_path, range(5))
-    lines = log(tmp_path, range(5, 8), first_step=5)
-    assert lines[0] == "extra,step,train/loss"
-    assert lines[1] == ",0,0.0"
-    assert lines[-1] == "1.0,7,70.0"
-
-
-def test_what_was_logged_before_the_checkpoint_is_not_written_twice(tmp_path):
-    log(tmp_path, range(5))
-    assert len(log(tmp_path, range(0, 6), first_step=5)) == 7
 
 
 def test_a_checkpoint_of_another_folder_begins_a_new_run(tmp_path):
