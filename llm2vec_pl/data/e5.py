@@ -19,7 +19,7 @@ from llm2vec_pl.data.examples import ArrowExamples, write_candidates
 from llm2vec_pl.data.instructions import Instruction, read_instructions
 from llm2vec_pl.data.rows import OnBadRow
 from llm2vec_pl.data.splits import Split, validation_mask
-from llm2vec_pl.data.task_sources import TaskSource, open_tasks
+from llm2vec_pl.data.task_sources import TaskSource, open_tasks, unknown_files
 from llm2vec_pl.errors import UserError
 
 _FORMAT = 1  # of what is cached
@@ -94,6 +94,7 @@ class E5(ContrastiveData):
         self.instructions = read_instructions(instructions)
         found = open_tasks(path, subset)
         self.sources = _named(found, tasks)
+        self._unknown = unknown_files(path)
         self.left_out = [source for source in found if source.left_out and tasks is None]
         self.weights = self._weights(weights)
 
@@ -104,6 +105,8 @@ class E5(ContrastiveData):
     @override
     def setup(self, stage: str | None = None) -> None:
         super().setup(stage)
+        for line in self._unknown:
+            rank_zero_info(f"E5: {line}")
         for source in self.left_out:
             rank_zero_info(f"E5: {source.name}: left out, since {source.left_out}")
 
@@ -111,6 +114,7 @@ class E5(ContrastiveData):
         instruction = self.instructions.get(source.name)
         notes = [] if instruction else ["no instruction; give one by --data.instructions"]
         train, read_notes = self._examples(source, "train")
+        notes += source.notes
         if "validation" in source.splits:
             validation, more_notes = self._examples(source, "validation")
             read_notes += [f"validation: {note}" for note in more_notes]

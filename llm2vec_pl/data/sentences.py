@@ -69,6 +69,10 @@ class Sentences(ContrastiveData):
         """Everything that the sentences depend on, as JSON: part of the cache's fingerprint."""
         raise NotImplementedError
 
+    def source_notes(self) -> list[str]:
+        """What is left out before a row is read: lines to print."""
+        return []
+
     def note(self, line: str) -> None:
         """Keeps a line on the sentences just read, shown at each use of them."""
         self._notes.append(line)
@@ -76,6 +80,7 @@ class Sentences(ContrastiveData):
     @override
     def read_tasks(self) -> list[Task]:
         folder, notes = self._cached("train")
+        notes = [*self.source_notes(), *notes]
         if "validation" in self.splits:
             train = ArrowExamples(folder)
             validation = ArrowExamples(self._cached("validation")[0])
@@ -159,6 +164,10 @@ class WikipediaSentences(Sentences):
     @override
     def splits(self) -> set[str]:
         return self._source.splits
+
+    @override
+    def source_notes(self) -> list[str]:
+        return self._source.notes
 
     @override
     def sentences(self, split: Split) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -18,6 +18,7 @@ from llm2vec_pl.errors import UserError
 
 WIKITEXT = ("Salesforce/wikitext", "wikitext-103-raw-v1")
 
+READ_SPLITS = ("train", "validation")
 _SPLIT_WORDS = {
     "train": "train",
     "training": "train",
@@ -31,6 +32,10 @@ _SPLIT_WORDS = {
 
 class TextSource(Protocol):
     """Rows of text in splits."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What is left out and what is read otherwise than its name says: lines to print."""
 
     @property
     def splits(self) -> set[str]:
@@ -85,6 +90,15 @@ def is_split_word(word: str) -> bool:
     return word.lower() in _SPLIT_WORDS
 
 
+def left_out(files: Sequence[Path], why: str) -> list[str]:
+    """A line on files that are not read; none where there are none."""
+    if not files:
+        return []
+    shown = ", ".join(file.name for file in files[:5])
+    more = f" and {len(files) - 5:,} more" if len(files) > 5 else ""
+    return [f"left out, {why}: {shown}{more}"]
+
+
 class LocalFiles(TextSource):
     """One file, or the files of a folder and of the folders in it.
 
@@ -95,6 +109,7 @@ class LocalFiles(TextSource):
     def __init__(self, path: Path, column: str) -> None:
         self.column = column
         self.files: dict[str, list[Path]] = {}
+        self._notes: list[str] = []
         if path.is_file():
             self._add(path, "train")
         else:
@@ -117,22 +132,33 @@ class LocalFiles(TextSource):
 
     def _add_folder(self, folder: Path) -> None:
         unnamed = []
+        unknown = []
         for file in sorted(folder.rglob("*")):
             parts = file.relative_to(folder).parts
             hidden = any(part.startswith(".") for part in parts)
-            if hidden or not file.is_file() or extension(file) not in READERS:
+            if hidden or not file.is_file():
+                continue
+            if extension(file) not in READERS:
+                unknown.append(file)
                 continue
             named = next((s for part in reversed(parts) if (s := split_of(part))), None)
             if named:
                 self._add(file, named)
             else:
                 unnamed.append(file)
-        self.files.setdefault("train", unnamed)
+        if self.files.setdefault("train", unnamed) is not unnamed:
+            self._notes += left_out(unnamed, "their names have no split, but others say train")
+        self._notes += left_out(unknown, "of an unknown kind")
         if not self.files["train"]:
             raise UserError(
                 f"--data.path {folder} holds no file to train on. "
                 f"Expected a file that ends in one of: {', '.join(READERS)}."
             )
+
+    @property
+    @override
+    def notes(self) -> list[str]:
+        return self._notes
 
     @property
     @override
@@ -180,27 +206,46 @@ class HubDataset(TextSource):
         self.options = {"data_files": data_files} if data_files else {}
 
     @cached_property
-    def _datasets(self) -> dict[str, Any]:
+    def _found(self) -> dict[str, Any]:
         from datasets import load_dataset
 
         try:
-            found = load_dataset(self.path, self.subset, streaming=self.streaming, **self.options)
+            return dict(
+                load_dataset(self.path, self.subset, streaming=self.streaming, **self.options)
+            )
         except Exception as error:
             raise UserError(
                 f"--data.path {self.path!r} is no local file or folder, and the hub did not give "
                 f"it as a data set (subset {self.subset!r}): {error}"
             ) from error
-        datasets = {split_of(name) or name: dataset for name, dataset in found.items()}
-        if len(found) == 1:
-            datasets = {"train": next(iter(found.values()))}
-        if "train" not in datasets:
-            raise UserError(f"{self.path} has no train split; it has: {', '.join(found)}.")
-        return datasets
+
+    @cached_property
+    def _names(self) -> dict[str, list[str]]:
+        """Split -> the hub's names of it: `train_sft` and `train_gen` are both of train."""
+        if len(self._found) == 1:
+            return {"train": list(self._found)}
+        names: dict[str, list[str]] = {}
+        for name in self._found:
+            names.setdefault(split_of(name) or name, []).append(name)
+        if "train" not in names:
+            raise UserError(f"{self.path} has no train split; it has: {', '.join(self._found)}.")
+        return names
+
+    @property
+    @override
+    def notes(self) -> list[str]:
+        notes = [
+            f"{split} is read from {' and '.join(names)}"
+            for split, names in self._names.items()
+            if split in READ_SPLITS and (len(names) > 1 or split_of(names[0]) != split)
+        ]
+        unread = [name for name in self._names if name not in (*READ_SPLITS, "test")]
+        return notes + [f"splits left out: {', '.join(unread)}"] * bool(unread)
 
     @property
     @override
     def splits(self) -> set[str]:
-        return set(self._datasets)
+        return set(self._names)
 
     @override
     def rows(self, split: str, share: Share | None = None) -> Iterator[Row]:
@@ -218,36 +263,45 @@ class HubDataset(TextSource):
             yield row._replace(value=cast(dict[str, Any], row.value)[self.column])
 
     def columns(self, split: str) -> list[str] | None:
-        """The columns of a split, where they are known."""
-        return cast("list[str] | None", self._datasets[split].column_names)
+        """The columns that all parts of a split have, where they are known."""
+        parts = [self._found[name].column_names for name in self._names[split]]
+        if any(columns is None for columns in parts):
+            return None
+        return [column for column in parts[0] if all(column in columns for columns in parts)]
 
     def records(
         self, split: str, columns: Iterable[str], share: Share | None = None
     ) -> Iterator[Row]:
         """The rows of a split, or of a share of a streamed one, with the columns there are."""
-        dataset = self._datasets[split]
-        there = dataset.column_names
+        there = self.columns(split)
         wanted = [name for name in columns if there is None or name in there]
+        parts = {name: self._found[name] for name in self._names[split]}
         first, step = 0, 1
-        if share and share.stop is None and dataset.num_shards % share.readers == 0:
-            dataset = dataset.shard(share.readers, share.reader)  # its files, dealt out
-            first = share.start
+        deals = share and share.stop is None
+        if share and deals and all(p.num_shards % share.readers == 0 for p in parts.values()):
+            parts = {n: p.shard(share.readers, share.reader) for n, p in parts.items()}
+            first = share.start  # its files, dealt out
         elif share:
             first, step = share.first, share.readers
-        if first:
-            dataset = dataset.skip(first)
-        number = first
-        for batch in dataset.select_columns(wanted).iter(batch_size=1000):
-            for values in zip(*(batch[name] for name in wanted), strict=True):
-                number += 1
-                if (number - first - 1) % step == 0:
-                    value = dict(zip(wanted, values, strict=True))
-                    yield Row(value, f"{self.path} ({split})", number, "row")
+        passed = 0  # rows of all parts
+        for name, part in parts.items():
+            number = 0
+            if first and len(parts) == 1:
+                part = part.skip(first)
+                number = passed = first
+            for batch in part.select_columns(wanted).iter(batch_size=1000):
+                for values in zip(*(batch[column] for column in wanted), strict=True):
+                    number += 1
+                    passed += 1
+                    if passed > first and (passed - first - 1) % step == 0:
+                        value = dict(zip(wanted, values, strict=True))
+                        yield Row(value, f"{self.path} ({name})", number, "row")
 
     @override
     def identity(self) -> dict[str, Any]:
         files = {
-            split: [file["filename"] for file in dataset.cache_files]  # they hold the revision
-            for split, dataset in self._datasets.items()
+            # They hold the revision.
+            split: [file["filename"] for name in names for file in self._found[name].cache_files]
+            for split, names in self._names.items()
         }
         return {"hub": self.path, "subset": self.subset, "files": files, **self.options}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from llm2vec_pl.data.rows import OnBadRow
@@ -80,6 +81,8 @@ class Wikipedia(TextBlocks):
 
     @override
     def setup(self, stage: str | None = None) -> None:
+        for note in self._texts.source.notes if stage in (None, "fit") else []:
+            rank_zero_info(f"{type(self).__name__}: {note}")
         if not self.streaming:
             super().setup(stage)
             return
