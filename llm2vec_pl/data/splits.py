@@ -21,6 +21,7 @@ Split = Literal["train", "validation"]
 SPLITS: tuple[Split, Split] = ("train", "validation")
 VALIDATION_PERCENT = 1
 VALIDATION_QUERIES = 100  # so many at least, where there are enough
+_LARGE_GROUP = 20  # one of more than a 20th of the rows is for training
 
 
 def held_out(key: str, percent: int) -> bool:
@@ -96,3 +97,56 @@ def validation_mask(ids: NDArray[np.int64]) -> NDArray[np.bool_]:
     if len(chosen) < 2 <= len(distinct) // 2:
         chosen = distinct[np.argsort(distinct % 100, kind="stable")[:2]]
     return np.isin(ids, chosen)
+
+
+def shared_text_groups(
+    query_ids: NDArray[np.int64], positives: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """An id for each row (N,), the same for rows that share a text, be it through other rows.
+
+    It is the smallest id of the group's queries: that of its query, for a row that shares nothing.
+
+    Args:
+        query_ids: a hash of each row's query, (N,).
+        positives: pairs of a row's number and the hash of a positive of it, (P, 2).
+    """
+    texts, place = np.unique(np.concatenate([query_ids, positives[:, 1]]), return_inverse=True)
+    queries, others = place[: len(query_ids)], place[len(query_ids) :]
+    ends = np.stack([queries[positives[:, 0]], others])  # (2, P), the ends of an edge
+    groups = np.arange(len(texts))
+    while True:
+        joined = groups.copy()
+        for end in ends:
+            np.minimum.at(joined, end, groups[ends].min(axis=0))
+        joined = joined[joined]  # halves the way to the smallest
+        if (joined == groups).all():
+            break
+        groups = joined
+    smallest = np.full(len(texts), np.iinfo(np.int64).max)
+    np.minimum.at(smallest, groups[queries], query_ids)
+    return smallest[groups[queries]]
+
+
+def held_out_rows(
+    query_ids: NDArray[np.int64], positives: NDArray[np.int64]
+) -> tuple[NDArray[np.bool_], int]:
+    """Which rows are kept for validation, and how many of them share a positive with training.
+
+    Rows that share a query or a positive stay together, unless so many do, as where the positives
+    are a few labels, that there would be nothing to validate on: then those of a query do.
+
+    Args:
+        query_ids: a hash of each row's query, (N,).
+        positives: pairs of a row's number and the hash of a positive of it, (P, 2).
+    """
+    groups = shared_text_groups(query_ids, positives)
+    _, place, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    small = sizes[place] <= max(2, len(groups) // _LARGE_GROUP)
+    mask = np.zeros(len(groups), bool)
+    mask[small] = validation_mask(groups[small])
+    by_query = validation_mask(query_ids)
+    if mask.sum() < 2 <= by_query.sum():
+        mask = by_query
+    rows, texts = positives.T
+    shared = np.isin(texts, texts[~mask[rows]]) & mask[rows]
+    return mask, len(np.unique(rows[shared]))
