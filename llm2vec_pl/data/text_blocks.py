@@ -19,11 +19,12 @@ from llm2vec_pl.data.blocks import Blocks, collate_blocks, pack, tokenise, write
 from llm2vec_pl.data.encoder_data import EncoderData
 from llm2vec_pl.data.fit_progress import FitProgress
 from llm2vec_pl.data.resumable import ResumableLoader
-from llm2vec_pl.data.row_batches import RowBatches, RowsOf
+from llm2vec_pl.data.row_batches import RepeatedRows, RowBatches, RowsOf
 from llm2vec_pl.data.splits import SPLITS, Split
 from llm2vec_pl.data.stream_loader import StreamLoader
 from llm2vec_pl.data.streaming import StreamedBlocks
 from llm2vec_pl.errors import UserError
+from llm2vec_pl.gather import Repeated
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -151,7 +152,15 @@ class TextBlocks(EncoderData):
         sampler = RowBatches(
             dataset, self.batch_size, self.rank, self.world_size, self.seed, shuffle
         )
-        return ResumableLoader(RowsOf(dataset), sampler, self.num_workers, self.collate, progress)
+        collate = self.collate if shuffle else partial(_counting_once, self.collate)
+        return ResumableLoader(RowsOf(dataset), sampler, self.num_workers, collate, progress)
+
+
+def _counting_once(
+    collate: Callable[[list[Tokens]], dict[str, Tensor]], blocks: list[Tokens]
+) -> dict[str, Tensor]:
+    batch = collate(blocks)
+    return Repeated(batch) if isinstance(blocks, RepeatedRows) else batch
 
 
 def _counted(stream: Iterable[Tokens], split: Split) -> Iterator[Tokens]:

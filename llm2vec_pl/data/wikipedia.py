@@ -33,9 +33,10 @@ class Wikipedia(TextBlocks):
         num_proc: processes that tokenise for the cache; with 1 the tokenizer uses its threads.
         num_workers: processes that load batches; when streaming they tokenise as well.
         streaming: read, tokenise and pack while training, keeping nothing on disk and little in
-            memory. The length of an epoch is then unknown and may differ by rank: set
-            `--trainer.max_steps`. A resumed run needs as many workers over all devices as before,
-            or a number that divides it.
+            memory. The length of an epoch is then unknown: set `--trainer.max_steps`. On several
+            devices it ends with the first that comes to the end of its share. A resumed run needs
+            as many workers over all devices as before, or a number that divides it. Without a
+            validation split, 100 of the first 1,000 texts are held out, chosen by their hashes.
         shuffle_buffer: consecutive blocks that each worker shuffles when streaming; it keeps twice
             as many in memory. 0 keeps the order.
         on_bad_row: what to do with a row that is null, empty, not a string or cannot be read.
@@ -64,7 +65,7 @@ class Wikipedia(TextBlocks):
         self.streaming = streaming
         self.shuffle_buffer = shuffle_buffer
         source = open_source(path, subset, column, streaming)
-        self._texts = SplitTexts(source, on_bad_row, max_rows)
+        self._texts = SplitTexts(source, on_bad_row, max_rows, sampled=streaming)
 
     @override
     def texts(self, split: Split) -> Iterator[str]:
@@ -86,6 +87,8 @@ class Wikipedia(TextBlocks):
         if not self.streaming:
             super().setup(stage)
             return
+        if "validation" not in self._texts.source.splits:  # read here once, not in each worker
+            rank_zero_info(f"Wikipedia: {len(self._texts.sample)} texts of the first are held out")
         self.blocks = {
             split: StreamedBlocks(
                 self._texts,
