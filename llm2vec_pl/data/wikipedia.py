@@ -27,7 +27,7 @@ class Wikipedia(TextBlocks):
         path: a file, a folder or a hub data set; WikiText-103 where not given.
         subset: the hub data set's configuration.
         column: the column that holds the text; not used for txt files, which hold one a line.
-        max_length: tokens per block.
+        max_length: tokens per block; the encoder's `max_length` where not given.
         batch_size: blocks per batch and device.
         max_rows: rows read of each split; all where not given.
         num_proc: processes that tokenise for the cache; with 1 the tokenizer uses its threads.
@@ -48,7 +48,7 @@ class Wikipedia(TextBlocks):
         path: str | None = None,
         subset: str | None = None,
         column: str = "text",
-        max_length: int = 512,
+        max_length: int | None = None,
         batch_size: int = 32,
         max_rows: int | None = None,
         num_proc: int = 1,
@@ -87,6 +87,7 @@ class Wikipedia(TextBlocks):
         if not self.streaming:
             super().setup(stage)
             return
+        rank_zero_info(f"Wikipedia: streaming blocks of {self.length_and_why}")
         if "validation" not in self._texts.source.splits:  # read here once, not in each worker
             rank_zero_info(f"Wikipedia: {len(self._texts.sample)} texts of the first are held out")
         self.blocks = {
