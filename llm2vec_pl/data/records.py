@@ -72,11 +72,13 @@ def csv_records(
     """One record a row, below a line with the columns' names; those asked for that are there.
 
     Raises:
-        UserError: the line with the columns' names cannot be read.
+        UserError: the line with the columns' names cannot be read, or names one of them twice.
     """
     with open_text(path, newline="") as file:
         records = separated_values(file, delimiter)
         header = _header(path, records)
+        if twice := [name for name in columns if header.count(name) > 1]:
+            raise UserError(f"{path} has several columns {twice[0]!r}. Name each otherwise.")
         wanted = {name: header.index(name) for name in columns if name in header}
         for line, fields, problem in records:
             if not (fields or problem) or (picker and not picker.wants()):

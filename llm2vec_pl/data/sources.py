@@ -203,6 +203,7 @@ class HubDataset(TextSource):
         self.subset = subset
         self.column = column
         self.streaming = streaming
+        self._columns: dict[str, list[str]] = {}
         self.options = {"data_files": data_files} if data_files else {}
 
     @cached_property
@@ -250,7 +251,7 @@ class HubDataset(TextSource):
     @override
     def rows(self, split: str, share: Share | None = None) -> Iterator[Row]:
         columns = self.columns(split)
-        if columns is not None and self.column not in columns:
+        if self.column not in columns:
             raise no_column(self.path, self.column, columns)
         if self.path == WIKITEXT[0]:  # a third of its lines are empty
             texts = (row for row in self._texts(split) if row.value)
@@ -262,19 +263,24 @@ class HubDataset(TextSource):
         for row in self.records(split, [self.column], share):
             yield row._replace(value=cast(dict[str, Any], row.value)[self.column])
 
-    def columns(self, split: str) -> list[str] | None:
-        """The columns that all parts of a split have, where they are known."""
-        parts = [self._found[name].column_names for name in self._names[split]]
-        if any(columns is None for columns in parts):
-            return None
+    def columns(self, split: str) -> list[str]:
+        """The columns that all parts of a split have."""
+        parts = [self._columns_of(name) for name in self._names[split]]
         return [column for column in parts[0] if all(column in columns for columns in parts)]
+
+    def _columns_of(self, name: str) -> list[str]:
+        """Those of a part; of a stream that does not know them, those of its first row."""
+        if name not in self._columns:
+            part = self._found[name]
+            self._columns[name] = list(part.column_names or next(iter(part), {}))
+        return self._columns[name]
 
     def records(
         self, split: str, columns: Iterable[str], share: Share | None = None
     ) -> Iterator[Row]:
         """The rows of a split, or of a share of a streamed one, with the columns there are."""
         there = self.columns(split)
-        wanted = [name for name in columns if there is None or name in there]
+        wanted = [name for name in columns if name in there]
         parts = {name: self._found[name] for name in self._names[split]}
         first, step = 0, 1
         deals = share and share.stop is None

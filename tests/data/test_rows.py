@@ -154,6 +154,12 @@ def test_a_text_cut_by_a_delimiter_is_a_bad_row(tmp_path: Path) -> None:
     assert list(good_texts(path)) == ["one", "three"]
 
 
+def test_a_column_that_is_named_twice_is_an_error(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "text,text\na,b\n")
+    with pytest.raises(UserError, match=r"a\.csv has several columns 'text'"):
+        list(good_texts(path))
+
+
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
 def test_a_file_in_utf_16_is_refused_with_what_to_do(tmp_path: Path, encoding: str) -> None:
     mark = "\ufeff" if encoding == "utf-16-be" else ""

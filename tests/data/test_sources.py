@@ -62,6 +62,13 @@ def test_a_column_has_to_be_in_all_of_them(hub) -> None:
         list(source.rows("train"))
 
 
+def test_a_stream_that_does_not_know_its_columns_is_asked_for_a_row(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"body": "one"}\n')
+    source = HubDataset("json", None, "text", True, str(tmp_path / "*.jsonl"))
+    with pytest.raises(UserError, match=r"no column 'text'; its columns are: body\."):
+        list(source.rows("train"))
+
+
 def test_an_only_split_is_trained_on_whatever_its_name_and_that_is_said(hub) -> None:
     hub(test=rows("a"))
     source = HubDataset("some/data", None, "text", streaming=False)
