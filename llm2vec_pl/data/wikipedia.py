@@ -82,14 +82,13 @@ class Wikipedia(TextBlocks):
 
     @override
     def setup(self, stage: str | None = None) -> None:
-        for note in self._texts.source.notes if stage in (None, "fit") else []:
+        for note in self._about_the_source() if stage in (None, "fit") else []:
             rank_zero_info(f"{type(self).__name__}: {note}")
         if not self.streaming:
             super().setup(stage)
             return
-        rank_zero_info(f"Wikipedia: streaming blocks of {self.length_and_why}")
-        if "validation" not in self._texts.source.splits:  # read here once, not in each worker
-            rank_zero_info(f"Wikipedia: {len(self._texts.sample)} texts of the first are held out")
+        if "validation" not in self._texts.source.splits:
+            _ = self._texts.sample  # read here once, not in each worker
         self.blocks = {
             split: StreamedBlocks(
                 self._texts,
@@ -103,3 +102,11 @@ class Wikipedia(TextBlocks):
             )
             for split in SPLITS
         }
+
+    def _about_the_source(self) -> list[str]:
+        notes = [*self._texts.source.notes]
+        if self.streaming:
+            notes.append(f"streaming blocks of {self.length_and_why}")
+            if "validation" not in self._texts.source.splits:
+                notes.append(f"validated on {len(self._texts.sample)} of the first texts")
+        return notes

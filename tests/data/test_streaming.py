@@ -326,6 +326,7 @@ def test_a_stream_is_validated_on_a_sample_that_is_read_once() -> None:
 def test_no_text_of_a_stream_is_on_both_sides(
     rows: list[str], readers: int, max_rows: int | None
 ) -> None:
+    """Nor one that differs in nothing but blanks."""
     texts = SplitTexts(Counted(rows), "error", max_rows, sampled=True)
     train, validation = (
         {
