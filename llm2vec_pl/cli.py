@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,12 +23,15 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from llm2vec_pl import data as data_modules
 from llm2vec_pl import objectives
 from llm2vec_pl.cli_errors import explain
 from llm2vec_pl.console import RunProgressBar, silence_noise
+from llm2vec_pl.data.text_blocks import TextBlocks
+from llm2vec_pl.demo import data_is_open, has_demo_numbers, names, needs_reader
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import UserError, fail, user_errors
 from llm2vec_pl.objectives import Objective
@@ -46,10 +50,11 @@ class Command(LightningCLI):
     Args:
         name: of the recipe; runs go to `runs/NAME` unless `--trainer.default_root_dir` is given.
         model: the objective, unless `--model` names another.
-        data: the data module, unless `--data` names another.
+        data: the data module, unless `--data` names another: one that needs no path.
         defaults: of further flags, as {"trainer.max_steps": 1000}.
-        demo: YAML with the numbers for the embedded decoder, which hold where the command line
-            names neither a `--config` nor an `--encoder.model_name`.
+        demo: YAML with the numbers for the embedded decoder, which hold for it and for what was
+            trained from it, where there is no `--config`.
+        reader: the data module that a `--data.path` is for, where `--data` names none.
     """
 
     def __init__(
@@ -59,8 +64,11 @@ class Command(LightningCLI):
         data: type[LightningDataModule],
         defaults: dict[str, Any] | None = None,
         demo: Path | None = None,
+        reader: type[LightningDataModule] | None = None,
     ) -> None:
         self.name = name
+        self.reader = reader
+        self.demo = demo if demo and has_demo_numbers() else None
         defaults = defaults or {}
         self.defaults = {
             "model": _class_and_defaults(model, "model.", defaults),
@@ -81,7 +89,7 @@ class Command(LightningCLI):
             auto_configure_optimizers=False,
             save_config_callback=PinnedConfig,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={"default_config_files": [str(demo)]} if demo and _is_demo() else {},
+            parser_kwargs={"default_config_files": [str(self.demo)]} if self.demo else {},
         )
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
@@ -109,6 +117,26 @@ class Command(LightningCLI):
             help="write checkpoints while the next steps run",
         )
         parser.set_defaults(self.defaults)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses the command line, in which a path to data may do without `--data`."""
+        first = [f"--data={self.reader.__name__}"] if self.reader and needs_reader() else []
+        self.config = parser.parse_args([*first, *sys.argv[1:]])
+
+    def before_instantiate_classes(self) -> None:
+        """Says what the data is where nothing does, and cuts texts as the encoder is told to."""
+        data = self.config["data"]
+        if data_is_open():
+            numbers = (
+                f"the numbers are those of {self.demo}" if self.demo else "the recipe's numbers"
+            )
+            rank_zero_info(
+                f"{self.name}: without --data, {data['class_path'].rpartition('.')[2]}: the "
+                f"documentation of the Python packages on this machine; {numbers}"
+            )
+        blocks = _is_text_blocks(data["class_path"])
+        if blocks and names("--encoder.max_length") and not names("--data.max_length"):
+            data["init_args"]["max_length"] = self.config["encoder"]["max_length"]
 
     def instantiate_classes(self) -> None:
         """Builds encoder, objective, data module and trainer."""
@@ -188,9 +216,9 @@ def _default_callbacks(
     return callbacks
 
 
-def _is_demo() -> bool:
-    flags = {argument.split("=")[0] for argument in sys.argv[1:]}
-    return flags.isdisjoint({"-c", "--config", "--encoder", "--encoder.model_name"})
+def _is_text_blocks(class_path: str) -> bool:
+    module, _, name = class_path.rpartition(".")
+    return issubclass(getattr(import_module(module), name), TextBlocks)
 
 
 def _as_list(given: Any) -> list[Any]:

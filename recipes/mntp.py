@@ -8,13 +8,13 @@ python recipes/mntp.py --encoder.model_name Qwen/Qwen3-0.6B --data Wikipedia
 from pathlib import Path
 
 from llm2vec_pl.cli import Command
-from llm2vec_pl.data import PythonDocs
+from llm2vec_pl.data import PythonDocs, Wikipedia
 from llm2vec_pl.evaluation.comparison import Comparison
 from llm2vec_pl.objectives import MNTP
 
 if __name__ == "__main__":
     demo = Path(__file__).parent / "configs" / "tiny" / "mntp.yaml"
-    command = Command("mntp", MNTP, PythonDocs, {"trainer.max_steps": 1000}, demo)
+    command = Command("mntp", MNTP, PythonDocs, {"trainer.max_steps": 1000}, demo, Wikipedia)
     comparison = Comparison(command.trainer, command.datamodule)
     if isinstance(command.datamodule, PythonDocs):
         comparison.measure("causal", command.causal_model())

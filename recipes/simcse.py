@@ -7,14 +7,15 @@ python recipes/simcse.py --config recipes/configs/mistral-7b/simcse.yaml --train
 from pathlib import Path
 
 from llm2vec_pl.cli import Command
-from llm2vec_pl.data import WikipediaSentences
+from llm2vec_pl.data import PythonDocsSentences, WikipediaSentences
 from llm2vec_pl.objectives import Contrastive
 
 if __name__ == "__main__":
     Command(
         "simcse",
         Contrastive,
-        WikipediaSentences,
+        PythonDocsSentences,
         {"encoder.attention_dropout": 0.3, "encoder.max_length": 128, "trainer.max_steps": 1000},
         demo=Path(__file__).parent / "configs" / "tiny" / "simcse.yaml",
+        reader=WikipediaSentences,
     ).fit()

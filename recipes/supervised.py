@@ -8,14 +8,15 @@ python recipes/supervised.py --config recipes/configs/mistral-7b/supervised.yaml
 from pathlib import Path
 
 from llm2vec_pl.cli import Command
-from llm2vec_pl.data import E5
+from llm2vec_pl.data import E5, PythonDocsPairs
 from llm2vec_pl.objectives import Contrastive
 
 if __name__ == "__main__":
     Command(
         "supervised",
         Contrastive,
-        E5,
+        PythonDocsPairs,
         {"model.temperature": 0.02, "model.warmup_steps": 300, "trainer.max_steps": 1000},
         demo=Path(__file__).parent / "configs" / "tiny" / "supervised.yaml",
+        reader=E5,
     ).fit()

@@ -195,3 +195,15 @@ def test_a_mistake_is_a_line_or_two_and_exit_code_2(flags, expected, articles, t
     assert expected in errors[0]
     assert "Traceback" not in printed
     assert "Loading weights" not in printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("recipe", "data"),
+    [("simcse.py", "PythonDocsSentences"), ("supervised.py", "PythonDocsPairs")],
+)
+def test_naming_a_decoder_leaves_the_embedded_data(recipe, data, folder, tmp_path):
+    printed = run(recipe, "--encoder.model_name", folder, "--print_config", cwd=tmp_path)
+    config = yaml.safe_load(printed)
+    assert config["data"]["class_path"].endswith(f".{data}")
+    assert config["model"]["init_args"]["learning_rate"] == 5e-5

@@ -18,11 +18,11 @@ from llm2vec_pl.data.contrastive_data import ContrastiveData
 from llm2vec_pl.data.examples import ArrowExamples, write_candidates
 from llm2vec_pl.data.instructions import Instruction, read_instructions
 from llm2vec_pl.data.rows import OnBadRow
-from llm2vec_pl.data.splits import Split, validation_mask
-from llm2vec_pl.data.task_sources import TaskSource, open_tasks
+from llm2vec_pl.data.splits import Split, held_out_rows
+from llm2vec_pl.data.task_sources import TaskSource, open_tasks, unknown_files
 from llm2vec_pl.errors import UserError
 
-_FORMAT = 1  # of what is cached
+_FORMAT = 2  # of what is cached
 
 
 class E5(ContrastiveData):
@@ -34,8 +34,9 @@ class E5(ContrastiveData):
 
     Files with the word train, valid (validation, val, dev) or test in their names are splits of
     one task; test is not used. Without a validation split about 1 % of the queries is held out,
-    at least 100 where there are 1,000 or more, chosen by a hash of the query. Where a folder has
-    `NAME_split1` and so on, `NAME` is taken to hold the same rows and is left out.
+    at least 100 where there are 1,000 or more, chosen by a hash of the query; rows that share a
+    query or a positive stay on one side. Where a folder has `NAME_split1` and so on, `NAME` is
+    taken to hold the same rows and is left out.
 
     Args:
         path: a folder, a jsonl, csv, tsv or parquet file, or a hub data set; has to be given.
@@ -94,6 +95,7 @@ class E5(ContrastiveData):
         self.instructions = read_instructions(instructions)
         found = open_tasks(path, subset)
         self.sources = _named(found, tasks)
+        self._unknown = unknown_files(path)
         self.left_out = [source for source in found if source.left_out and tasks is None]
         self.weights = self._weights(weights)
 
@@ -104,6 +106,8 @@ class E5(ContrastiveData):
     @override
     def setup(self, stage: str | None = None) -> None:
         super().setup(stage)
+        for line in self._unknown:
+            rank_zero_info(f"E5: {line}")
         for source in self.left_out:
             rank_zero_info(f"E5: {source.name}: left out, since {source.left_out}")
 
@@ -111,13 +115,23 @@ class E5(ContrastiveData):
         instruction = self.instructions.get(source.name)
         notes = [] if instruction else ["no instruction; give one by --data.instructions"]
         train, read_notes = self._examples(source, "train")
+        notes += source.notes
         if "validation" in source.splits:
             validation, more_notes = self._examples(source, "validation")
             read_notes += [f"validation: {note}" for note in more_notes]
+            train, leak_notes = self._without(train, validation, source)
+            read_notes += leak_notes
         else:
-            held_out = validation_mask(np.load(train.folder / "query_ids.npy"))
+            held_out, shared = held_out_rows(
+                np.load(train.folder / "query_ids.npy"), np.load(train.folder / "positives.npy")
+            )
             validation = self._open(train.folder, np.flatnonzero(held_out))
             train = self._open(train.folder, np.flatnonzero(~held_out))
+            if shared:
+                read_notes.append(
+                    f"{shared:,} validation rows have the positive of a training row: too many "
+                    "rows share theirs to keep them apart"
+                )
         return Task(
             source.name,
             train,
@@ -152,6 +166,23 @@ class E5(ContrastiveData):
         folder = cached_folder("examples", recipe, write)
         return self._open(folder), json.loads((folder / "notes.json").read_text())
 
+    def _without(
+        self, train: ArrowExamples, validation: ArrowExamples, source: TaskSource
+    ) -> tuple[ArrowExamples, list[str]]:
+        """The training rows that are no validation rows, where the data names both."""
+        own, other = (_ids(examples.folder) for examples in (train, validation))
+        pairs = {pair for pairs in other for pair in pairs}
+        same = np.array([not pairs.isdisjoint(row) for row in own])
+        if not same.any():
+            return train, []
+        if same.all():
+            raise UserError(
+                f"{source.place('train')}: each of its rows is in {source.place('validation')} "
+                "too. Give other rows to validate on."
+            )
+        note = f"{same.sum():,} training rows left out, which are validation rows too"
+        return self._open(train.folder, np.flatnonzero(~same)), [note]
+
     def _open(self, folder: Path, rows: np.ndarray | None = None) -> ArrowExamples:
         return ArrowExamples(folder, rows, self.max_negatives, self.seed)
 
@@ -165,6 +196,15 @@ class E5(ContrastiveData):
             if not 0 <= weight < float("inf"):
                 raise UserError(f"--data.weights {name} expects at least 0, but got {weight}.")
         return dict(weights or {})
+
+
+def _ids(folder: Path) -> list[set[tuple[int, int]]]:
+    """The (query, positive) pairs of each row, as the ids of their texts."""
+    queries = np.load(folder / "query_ids.npy").tolist()
+    pairs: list[set[tuple[int, int]]] = [set() for _ in queries]
+    for row, positive in np.load(folder / "positives.npy").tolist():
+        pairs[row].add((queries[row], positive))
+    return pairs
 
 
 def _named(sources: list[TaskSource], names: Sequence[str] | None) -> list[TaskSource]:

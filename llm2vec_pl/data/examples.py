@@ -65,27 +65,32 @@ def text_id(text: str) -> int:
 
 
 def write_candidates(rows: Iterable[Candidates], folder: Path) -> None:
-    """Writes rows as an Arrow file, with the id of each query and the length of each row.
+    """Writes rows as an Arrow file, with the ids of their texts and the length of each row.
 
     Args:
         rows: read once.
-        folder: gets `rows.arrow`, `query_ids.npy` and `lengths.npy`.
+        folder: gets `rows.arrow`, `query_ids.npy` (N,), `positives.npy`, pairs of a row's number
+            and the id of a positive of it, (P, 2), and `lengths.npy` (N,).
     """
     import pyarrow as pa
 
     texts = pa.list_(pa.string())
     schema = pa.schema([("query", pa.string()), ("positive", texts), ("negative", texts)])
     ids: list[int] = []
+    positives: list[tuple[int, int]] = []
     lengths: list[int] = []
     path = str(folder / "rows.arrow")
     with pa.OSFile(path, "wb") as sink, pa.ipc.new_stream(sink, schema) as out:
         for batch in _record_batches(rows):
+            numbered = enumerate(batch, len(ids))
+            positives += [(n, text_id(text)) for n, row in numbered for text in row.positives]
             ids += [text_id(row.query) for row in batch]
             lengths += [_length(row) for row in batch]
             columns = zip(*batch, strict=True)
             arrays = [pa.array(c, kind) for c, kind in zip(columns, schema.types, strict=True)]
             out.write_batch(pa.record_batch(arrays, schema=schema))
     np.save(folder / "query_ids.npy", np.array(ids, np.int64))
+    np.save(folder / "positives.npy", np.array(positives, np.int64).reshape(-1, 2))
     np.save(folder / "lengths.npy", np.array(lengths, np.int64))
 
 

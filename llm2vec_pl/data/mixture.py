@@ -34,8 +34,12 @@ class Mixture(TextBlocks):
         self.parts = [_as_text_blocks(part) for part in parts]
         if not parts:
             raise UserError("--data.parts expects at least one data module, but got none.")
-        longest = max(part.max_length for part in self.parts)
-        super().__init__(longest, batch_size, 1, num_workers, seed)
+        super().__init__(None, batch_size, 1, num_workers, seed)
+
+    @property
+    @override
+    def max_length(self) -> int:
+        return max(part.max_length for part in self.parts)
 
     @override
     def prepare_data(self) -> None:
@@ -56,7 +60,7 @@ class Mixture(TextBlocks):
         }
 
     def _parts_with_tokenizer(self) -> list[TextBlocks]:
-        return [part.attach(self.tokenizer) for part in self.parts]
+        return [part.attach(self.attached) for part in self.parts]
 
 
 def _as_text_blocks(part: LightningDataModule) -> TextBlocks:

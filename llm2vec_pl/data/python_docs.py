@@ -48,14 +48,18 @@ class PythonDocs(TextBlocks):
     are held out for validation and for the retrieval test, chosen by a hash of the name.
 
     Args:
-        max_length: tokens per block.
+        max_length: tokens per block; the encoder's `max_length` where not given.
         batch_size: blocks per batch and device.
         num_workers: processes that load batches.
         seed: of the order of the blocks; the order is a function of seed and epoch.
     """
 
     def __init__(
-        self, max_length: int = 256, batch_size: int = 32, num_workers: int = 0, seed: int = 0
+        self,
+        max_length: int | None = None,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        seed: int = 0,
     ) -> None:
         super().__init__(max_length, batch_size, 1, num_workers, seed)
 

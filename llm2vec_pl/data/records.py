@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import csv
+import codecs
 import gzip
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO, cast
 
+from llm2vec_pl.data.csv_lines import Record, separated_values
 from llm2vec_pl.data.share import Picker, Share
 from llm2vec_pl.errors import UserError
 
@@ -68,25 +69,34 @@ def _parsed(line: str) -> Any:
 def csv_records(
     path: Path, columns: Sequence[str], picker: Picker | None = None, delimiter: str = ","
 ) -> Iterator[Row]:
-    """One record a row, below a line with the columns' names; those asked for that are there."""
-    csv.field_size_limit(2**31 - 1)  # the default refuses articles above 131,072 characters
+    """One record a row, below a line with the columns' names; those asked for that are there.
+
+    Raises:
+        UserError: the line with the columns' names cannot be read, or names one of them twice.
+    """
     with open_text(path, newline="") as file:
-        records = csv.reader(file, delimiter=delimiter)
-        header = next(records, [])
+        records = separated_values(file, delimiter)
+        header = _header(path, records)
+        if twice := [name for name in columns if header.count(name) > 1]:
+            raise UserError(f"{path} has several columns {twice[0]!r}. Name each otherwise.")
         wanted = {name: header.index(name) for name in columns if name in header}
-        while True:
-            number = records.line_num + 1  # a record may hold several lines
-            try:
-                record = next(records)
-            except StopIteration:
-                return
-            except csv.Error:
-                if not picker or picker.wants():
-                    yield Row(Broken("broken CSV"), str(path), number)
+        for line, fields, problem in records:
+            if not (fields or problem) or (picker and not picker.wants()):
                 continue
-            if record and (not picker or picker.wants()):
-                value = {name: record[i] for name, i in wanted.items() if i < len(record)}
-                yield Row(value, str(path), number)
+            if any(fields[len(header) :]):  # a text with an unquoted delimiter would lose its end
+                problem = "more fields than columns"
+            value = {name: fields[i] for name, i in wanted.items() if i < len(fields)}
+            yield Row(Broken(problem) if problem else value, str(path), line)
+
+
+def _header(path: Path, records: Iterator[Record]) -> list[str]:
+    first = next(records, Record(1, []))
+    if first.problem:
+        raise UserError(
+            f"{path} line 1: expected the columns' names, but got {first.problem}. "
+            "Correct the line."
+        )
+    return first.fields
 
 
 def tsv_records(path: Path, columns: Sequence[str], picker: Picker | None = None) -> Iterator[Row]:
@@ -127,7 +137,7 @@ def column_names(path: Path) -> list[str] | None:
             return list(file.schema_arrow.names)
     if kind in (".csv", ".tsv"):
         with open_text(path, newline="") as file:
-            return next(csv.reader(file, delimiter="\t" if kind == ".tsv" else ","), [])
+            return _header(path, separated_values(file, "\t" if kind == ".tsv" else ","))
     return None
 
 
@@ -167,10 +177,19 @@ def no_column(where: str, column: str, columns: Iterable[str], flag: str = "colu
 
 
 def open_text(path: Path, newline: str = "\n") -> TextIO:
-    """A text file, or one with .gz, in UTF-8 with or without a byte order mark."""
+    """A text file, or one with .gz, in UTF-8 with or without a byte order mark.
+
+    Raises:
+        UserError: it is in UTF-16.
+    """
+    opener: Any = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rb") as file:
+        if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            raise UserError(
+                f"{path} is in UTF-16; expected UTF-8. Convert it: iconv -f UTF-16 -t UTF-8."
+            )
     # "surrogateescape": a broken byte must not end the file, it is one bad row
     how = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": newline}
-    opener: Any = gzip.open if path.suffix == ".gz" else open
     return cast(TextIO, opener(path, "rt", **how))
 
 

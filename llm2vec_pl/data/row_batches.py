@@ -52,7 +52,7 @@ class RowBatches(ResumableBatches):
         for stop in self.stops(start):
             rows = order[stop - self.global_batch_size : stop]
             mine = rows[self.rank :: self.num_replicas]
-            yield mine.tolist() or [int(rows[self.rank % len(rows)])]
+            yield mine.tolist() or RepeatedRows([int(rows[self.rank % len(rows)])])
 
     @override
     def stops(self, start: int = 0) -> range:
@@ -62,6 +62,10 @@ class RowBatches(ResumableBatches):
     @override
     def required(self) -> dict[str, int]:
         return {"rows": self.rows}
+
+
+class RepeatedRows(list[Any]):
+    """Rows that are another rank's too: in validation they count there alone."""
 
 
 class RowsOf(Dataset[list[Any]]):
@@ -78,4 +82,4 @@ class RowsOf(Dataset[list[Any]]):
         return len(self.dataset)  # type: ignore[arg-type]
 
     def __getitem__(self, rows: list[int]) -> list[Any]:
-        return [self.dataset[row] for row in rows]
+        return type(rows)(self.dataset[row] for row in rows)

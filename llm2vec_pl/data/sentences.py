@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 WIKI1M = ("princeton-nlp/datasets-for-simcse", "wiki1m_for_simcse.txt")
 _FORMAT = 1  # of what is cached
+_WITHOUT_HELD_OUT = 2  # raise it when `PythonDocsSentences` leaves out others
 
 
 class Sentences(ContrastiveData):
@@ -69,6 +70,10 @@ class Sentences(ContrastiveData):
         """Everything that the sentences depend on, as JSON: part of the cache's fingerprint."""
         raise NotImplementedError
 
+    def source_notes(self) -> list[str]:
+        """What is left out before a row is read: lines to print."""
+        return []
+
     def note(self, line: str) -> None:
         """Keeps a line on the sentences just read, shown at each use of them."""
         self._notes.append(line)
@@ -76,9 +81,19 @@ class Sentences(ContrastiveData):
     @override
     def read_tasks(self) -> list[Task]:
         folder, notes = self._cached("train")
+        notes = [*self.source_notes(), *notes]
         if "validation" in self.splits:
-            train = ArrowExamples(folder)
             validation = ArrowExamples(self._cached("validation")[0])
+            ids = [
+                np.load(part.folder / "query_ids.npy")
+                for part in (ArrowExamples(folder), validation)
+            ]
+            same = np.isin(*ids)
+            train = ArrowExamples(folder, np.flatnonzero(~same))
+            if same.any():
+                notes.append(
+                    f"{same.sum():,} sentences left out, which are validation sentences too"
+                )
         else:
             held_out = validation_mask(np.load(folder / "query_ids.npy"))
             train = ArrowExamples(folder, np.flatnonzero(~held_out))
@@ -161,6 +176,10 @@ class WikipediaSentences(Sentences):
         return self._source.splits
 
     @override
+    def source_notes(self) -> list[str]:
+        return self._source.notes
+
+    @override
     def sentences(self, split: Split) -> Iterator[str]:
         rows = GoodTexts(islice(self._source.rows(split), self.max_rows), self.on_bad_row)
         for sentence in rows:
@@ -180,6 +199,9 @@ class WikipediaSentences(Sentences):
 
 class PythonDocsSentences(Sentences):
     """Sentences of the docstrings of `PythonDocs`; those of its held-out names are validation.
+
+    A training sentence that is a validation sentence too, but for blanks and capitals, is left
+    out and counted: many a docstring repeats another's.
 
     Args:
         min_length: characters that a sentence has at least.
@@ -212,6 +234,20 @@ class PythonDocsSentences(Sentences):
 
     @override
     def sentences(self, split: Split) -> Iterator[str]:
+        if split == "validation":
+            yield from self._all(split)
+            return
+        held_out = {text_id(sentence.casefold()) for sentence in self._all("validation")}
+        left_out = 0
+        for sentence in self._all(split):
+            if text_id(sentence.casefold()) in held_out:
+                left_out += 1
+            else:
+                yield sentence
+        if left_out:
+            self.note(f"{left_out:,} sentences left out, which are validation sentences too")
+
+    def _all(self, split: Split) -> Iterator[str]:
         for docstring in self.docs.docstrings(split):
             for sentence in sentences_of(docstring.text):
                 if self.min_length <= len(sentence) <= self.max_length:
@@ -220,7 +256,8 @@ class PythonDocsSentences(Sentences):
     @override
     def source(self) -> dict[str, Any]:
         lengths = [self.min_length, self.max_length]
-        return {**self.docs.source(), "sentences": SENTENCES_FORMAT, "lengths": lengths}
+        formats = [SENTENCES_FORMAT, _WITHOUT_HELD_OUT]
+        return {**self.docs.source(), "sentences": formats, "lengths": lengths}
 
     def retrieval(self, num_queries: int = 800) -> RetrievalTask:
         """The held-out summaries as queries, each with the one text that it was taken from."""

@@ -2,45 +2,30 @@
 
 from __future__ import annotations
 
-import re
 import zlib
-from collections.abc import Iterable, Iterator
-from functools import cached_property
-from itertools import islice
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any
 
 from typing_extensions import override
 
-from llm2vec_pl.data.rows import READERS, Row, extension, no_column
+from llm2vec_pl.data.hub import WIKITEXT, HubDataset
+from llm2vec_pl.data.rows import READERS, Row, extension
 from llm2vec_pl.data.share import Picker, Share
+from llm2vec_pl.data.text_source import TextSource, is_split_word, split_of
 from llm2vec_pl.errors import UserError
 
-WIKITEXT = ("Salesforce/wikitext", "wikitext-103-raw-v1")
-
-_SPLIT_WORDS = {
-    "train": "train",
-    "training": "train",
-    "valid": "validation",
-    "validation": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-}
-
-
-class TextSource(Protocol):
-    """Rows of text in splits."""
-
-    @property
-    def splits(self) -> set[str]:
-        """The splits that have rows of their own."""
-
-    def rows(self, split: str, share: Share | None = None) -> Iterator[Row]:
-        """The rows of a split, or of a share of it, in a fixed order."""
-
-    def identity(self) -> dict[str, Any]:
-        """What changes when the rows do."""
+__all__ = [
+    "WIKITEXT",
+    "HubDataset",
+    "LocalFiles",
+    "TextSource",
+    "is_split_word",
+    "left_out",
+    "local_path",
+    "open_source",
+    "split_of",
+]
 
 
 def open_source(path: str | None, subset: str | None, column: str, streaming: bool) -> TextSource:
@@ -72,17 +57,13 @@ def local_path(path: str) -> Path | None:
     return None
 
 
-def split_of(name: str) -> str | None:
-    """The split that a file's or folder's name says: a word such as train, valid, dev or test."""
-    for word in re.split(r"[^a-z]+", name.lower()):
-        if word in _SPLIT_WORDS:
-            return _SPLIT_WORDS[word]
-    return None
-
-
-def is_split_word(word: str) -> bool:
-    """Whether a word names a split, such as train or dev."""
-    return word.lower() in _SPLIT_WORDS
+def left_out(files: Sequence[Path], why: str) -> list[str]:
+    """A line on files that are not read; none where there are none."""
+    if not files:
+        return []
+    shown = ", ".join(file.name for file in files[:5])
+    more = f" and {len(files) - 5:,} more" if len(files) > 5 else ""
+    return [f"left out, {why}: {shown}{more}"]
 
 
 class LocalFiles(TextSource):
@@ -95,6 +76,7 @@ class LocalFiles(TextSource):
     def __init__(self, path: Path, column: str) -> None:
         self.column = column
         self.files: dict[str, list[Path]] = {}
+        self._notes: list[str] = []
         if path.is_file():
             self._add(path, "train")
         else:
@@ -117,22 +99,33 @@ class LocalFiles(TextSource):
 
     def _add_folder(self, folder: Path) -> None:
         unnamed = []
+        unknown = []
         for file in sorted(folder.rglob("*")):
             parts = file.relative_to(folder).parts
             hidden = any(part.startswith(".") for part in parts)
-            if hidden or not file.is_file() or extension(file) not in READERS:
+            if hidden or not file.is_file():
+                continue
+            if extension(file) not in READERS:
+                unknown.append(file)
                 continue
             named = next((s for part in reversed(parts) if (s := split_of(part))), None)
             if named:
                 self._add(file, named)
             else:
                 unnamed.append(file)
-        self.files.setdefault("train", unnamed)
+        if self.files.setdefault("train", unnamed) is not unnamed:
+            self._notes += left_out(unnamed, "their names have no split, but others say train")
+        self._notes += left_out(unknown, "of an unknown kind")
         if not self.files["train"]:
             raise UserError(
                 f"--data.path {folder} holds no file to train on. "
                 f"Expected a file that ends in one of: {', '.join(READERS)}."
             )
+
+    @property
+    @override
+    def notes(self) -> list[str]:
+        return self._notes
 
     @property
     @override
@@ -157,97 +150,3 @@ class LocalFiles(TextSource):
             ]
             for split, files in self.files.items()
         }
-
-
-class HubDataset(TextSource):
-    """A data set of the Hugging Face hub, or of its cache where the hub cannot be reached.
-
-    `data_files` names one of its files, where it is not to be taken whole.
-    """
-
-    def __init__(
-        self,
-        path: str,
-        subset: str | None,
-        column: str,
-        streaming: bool,
-        data_files: str | None = None,
-    ) -> None:
-        self.path = path
-        self.subset = subset
-        self.column = column
-        self.streaming = streaming
-        self.options = {"data_files": data_files} if data_files else {}
-
-    @cached_property
-    def _datasets(self) -> dict[str, Any]:
-        from datasets import load_dataset
-
-        try:
-            found = load_dataset(self.path, self.subset, streaming=self.streaming, **self.options)
-        except Exception as error:
-            raise UserError(
-                f"--data.path {self.path!r} is no local file or folder, and the hub did not give "
-                f"it as a data set (subset {self.subset!r}): {error}"
-            ) from error
-        datasets = {split_of(name) or name: dataset for name, dataset in found.items()}
-        if len(found) == 1:
-            datasets = {"train": next(iter(found.values()))}
-        if "train" not in datasets:
-            raise UserError(f"{self.path} has no train split; it has: {', '.join(found)}.")
-        return datasets
-
-    @property
-    @override
-    def splits(self) -> set[str]:
-        return set(self._datasets)
-
-    @override
-    def rows(self, split: str, share: Share | None = None) -> Iterator[Row]:
-        columns = self.columns(split)
-        if columns is not None and self.column not in columns:
-            raise no_column(self.path, self.column, columns)
-        if self.path == WIKITEXT[0]:  # a third of its lines are empty
-            texts = (row for row in self._texts(split) if row.value)
-            yield from islice(texts, share.first, None, share.readers) if share else texts
-        else:
-            yield from self._texts(split, share)
-
-    def _texts(self, split: str, share: Share | None = None) -> Iterator[Row]:
-        for row in self.records(split, [self.column], share):
-            yield row._replace(value=cast(dict[str, Any], row.value)[self.column])
-
-    def columns(self, split: str) -> list[str] | None:
-        """The columns of a split, where they are known."""
-        return cast("list[str] | None", self._datasets[split].column_names)
-
-    def records(
-        self, split: str, columns: Iterable[str], share: Share | None = None
-    ) -> Iterator[Row]:
-        """The rows of a split, or of a share of a streamed one, with the columns there are."""
-        dataset = self._datasets[split]
-        there = dataset.column_names
-        wanted = [name for name in columns if there is None or name in there]
-        first, step = 0, 1
-        if share and share.stop is None and dataset.num_shards % share.readers == 0:
-            dataset = dataset.shard(share.readers, share.reader)  # its files, dealt out
-            first = share.start
-        elif share:
-            first, step = share.first, share.readers
-        if first:
-            dataset = dataset.skip(first)
-        number = first
-        for batch in dataset.select_columns(wanted).iter(batch_size=1000):
-            for values in zip(*(batch[name] for name in wanted), strict=True):
-                number += 1
-                if (number - first - 1) % step == 0:
-                    value = dict(zip(wanted, values, strict=True))
-                    yield Row(value, f"{self.path} ({split})", number, "row")
-
-    @override
-    def identity(self) -> dict[str, Any]:
-        files = {
-            split: [file["filename"] for file in dataset.cache_files]  # they hold the revision
-            for split, dataset in self._datasets.items()
-        }
-        return {"hub": self.path, "subset": self.subset, "files": files, **self.options}

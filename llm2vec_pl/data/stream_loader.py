@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch.distributed
+from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from llm2vec_pl.data.fit_progress import FitProgress
 from llm2vec_pl.data.placed_blocks import Cursor
 from llm2vec_pl.data.resumable import ResumableLoader, State
-from llm2vec_pl.data.streaming import StreamedBlocks
+from llm2vec_pl.data.streaming import StreamedBlocks, Turn
+from llm2vec_pl.gather import Repeated, row_counts
 
 
 class StreamLoader(ResumableLoader):
@@ -19,7 +22,7 @@ class StreamLoader(ResumableLoader):
 
     A position is the cursor behind the last batch of each reader, and whose turn it is. Each
     process knows its own readers only: `state_dict` gathers them all, so all ranks must call it,
-    as Lightning does.
+    as Lightning does. All ranks give as many batches.
 
     Args:
         dataset: the stream.
@@ -58,12 +61,19 @@ class StreamLoader(ResumableLoader):
     def batches_from(self, position: dict[str, Any]) -> Iterator[tuple[Any, dict[str, Any]]]:
         cursors, readers = position["cursors"], position["readers"]
         self.stream.begin({r: Cursor(*cursor) for r, cursor in cursors.items()}, readers)
-        for reader, cursor, batch in super(ResumableLoader, self).__iter__():
-            if batch is None:
-                continue
+        turns = (turn for turn in super(ResumableLoader, self).__iter__() if turn.batch is not None)
+        in_step = _until_one_ends if self.stream.split == "train" else self._until_all_end
+        for reader, cursor, batch in in_step(turns):
             cursors = {**cursors, reader: tuple(cursor)}
             following = (reader + self.world_size) % readers
             yield batch, {"cursors": cursors, "turns": [following], "readers": readers}
+
+    def _until_all_end(self, turns: Iterator[Turn]) -> Iterator[Turn]:
+        """The turns of this rank, and repeated batches until all ranks have come to their end."""
+        batch = self.stream.collate([np.zeros(2, np.int64)])  # a rank may have none at all
+        while any(_ranks_with(turn := next(turns, None))):
+            batch = turn.batch if turn else Repeated(batch)
+            yield turn._replace(batch=batch) if turn else Turn(self.rank, Cursor(), batch)
 
     @override
     def batches_before(self, state: State) -> int:
@@ -120,6 +130,24 @@ class StreamLoader(ResumableLoader):
             "turns": [turn],
             "readers": readers,
         }
+
+
+def _until_one_ends(turns: Iterator[Turn]) -> Iterator[Turn]:
+    """The turns of this rank, until one has come to its end: each step needs all of them."""
+    while any(having := _ranks_with(turn := next(turns, None))):
+        if not all(having):
+            rank_zero_info(
+                f"The stream's epoch ends: rank {having.index(False)} has come to the end of its "
+                "share. What is left of the other ranks' is left out."
+            )
+            return
+        assert turn is not None
+        yield turn
+
+
+def _ranks_with(turn: Turn | None) -> list[bool]:
+    """Of each rank, whether it has a turn; from host to host, so all ranks must ask."""
+    return [bool(count) for (count,) in row_counts([turn] if turn else [])]
 
 
 def _as_it_is(turn: Any) -> Any:

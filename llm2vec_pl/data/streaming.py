@@ -35,8 +35,7 @@ class StreamedBlocks(IterableDataset[Turn]):
     stream of its own. There are as many readers as ranks times workers; an epoch that was begun
     with more goes on with as many, several of them in one process.
 
-    Ranks may end up to a few blocks apart: train on several of them with `--trainer.max_steps` or
-    `--trainer.limit_train_batches`.
+    Ranks may end some blocks apart; `StreamLoader` keeps them in step.
 
     Args:
         texts: of the data set.

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from llm2vec_pl.data.candidates import Columns
 from llm2vec_pl.data.records import RECORD_READERS, Row, column_names, extension, no_column
-from llm2vec_pl.data.sources import HubDataset, is_split_word, local_path, split_of
+from llm2vec_pl.data.sources import HubDataset, is_split_word, left_out, local_path, split_of
 from llm2vec_pl.data.splits import Split
 from llm2vec_pl.errors import UserError
 
@@ -27,6 +27,10 @@ class TaskSource(Protocol):
 
     name: str
     left_out: str
+
+    @property
+    def notes(self) -> list[str]:
+        """What is read otherwise than its name says: lines to print."""
 
     @property
     def splits(self) -> set[str]:
@@ -74,6 +78,16 @@ def open_tasks(path: str, subset: str | None) -> list[TaskSource]:
     return list(tasks.values())
 
 
+def unknown_files(path: str) -> list[str]:
+    """A line on the files of a folder that no reader knows; none where there are none."""
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        return []
+    files = [file for file in sorted(folder.iterdir()) if not file.name.startswith(".")]
+    unknown = [file for file in files if file.is_dir() or extension(file) not in RECORD_READERS]
+    return left_out(unknown, "folders, or of an unknown kind")
+
+
 def _require_known(file: Path) -> None:
     if extension(file) not in RECORD_READERS:
         raise UserError(
@@ -103,6 +117,11 @@ class FileTask(TaskSource):
     name: str
     files: dict[str, list[Path]] = field(default_factory=dict)
     left_out: str = ""
+
+    @property
+    @override
+    def notes(self) -> list[str]:
+        return []
 
     @property
     @override
@@ -143,6 +162,11 @@ class HubTask(TaskSource):
     def __init__(self, path: str, subset: str | None) -> None:
         self.name = path.rsplit("/", 1)[-1]
         self.dataset = HubDataset(path, subset, "", streaming=False)
+
+    @property
+    @override
+    def notes(self) -> list[str]:
+        return self.dataset.notes
 
     @property
     @override

@@ -19,11 +19,12 @@ from llm2vec_pl.data.blocks import Blocks, collate_blocks, pack, tokenise, write
 from llm2vec_pl.data.encoder_data import EncoderData
 from llm2vec_pl.data.fit_progress import FitProgress
 from llm2vec_pl.data.resumable import ResumableLoader
-from llm2vec_pl.data.row_batches import RowBatches, RowsOf
+from llm2vec_pl.data.row_batches import RepeatedRows, RowBatches, RowsOf
 from llm2vec_pl.data.splits import SPLITS, Split
 from llm2vec_pl.data.stream_loader import StreamLoader
 from llm2vec_pl.data.streaming import StreamedBlocks
 from llm2vec_pl.errors import UserError
+from llm2vec_pl.gather import Repeated
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -37,7 +38,7 @@ class TextBlocks(EncoderData):
     A subclass says what the texts are (`texts`) and what they depend on (`source`).
 
     Args:
-        max_length: tokens per block.
+        max_length: tokens per block; the encoder's `max_length` where None.
         batch_size: blocks per batch and device.
         num_proc: processes that tokenise; with 1 the tokenizer uses its own threads.
         num_workers: processes that load batches.
@@ -45,7 +46,7 @@ class TextBlocks(EncoderData):
     """
 
     def __init__(
-        self, max_length: int, batch_size: int, num_proc: int, num_workers: int, seed: int
+        self, max_length: int | None, batch_size: int, num_proc: int, num_workers: int, seed: int
     ) -> None:
         super().__init__()
         for flag, value, least in [
@@ -54,9 +55,9 @@ class TextBlocks(EncoderData):
             ("num_proc", num_proc, 1),
             ("num_workers", num_workers, 0),
         ]:
-            if value < least:
+            if value is not None and value < least:
                 raise UserError(f"--data.{flag} expects at least {least}, but got {value}.")
-        self.max_length = max_length
+        self._max_length = max_length
         self.batch_size = batch_size
         self.num_proc = num_proc
         self.num_workers = num_workers
@@ -71,6 +72,17 @@ class TextBlocks(EncoderData):
     def source(self) -> dict[str, Any]:
         """Everything the texts depend on, as JSON: part of the cache's fingerprint."""
         raise NotImplementedError
+
+    @property
+    def max_length(self) -> int:
+        """Tokens per block."""
+        return self._max_length or self.encoder_length or 512
+
+    @property
+    def encoder_length(self) -> int | None:
+        """The tokens that the encoder takes of a text; None of a tokenizer alone."""
+        length = getattr(getattr(self.attached, "text", self.attached), "max_length", None)
+        return length if isinstance(length, int) else None
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerFast:
@@ -121,9 +133,17 @@ class TextBlocks(EncoderData):
 
     def _announce(self, notes: list[str]) -> None:
         sizes = " + ".join(f"{len(self.blocks[split]):,} {split}" for split in SPLITS)  # type: ignore[arg-type]
-        rank_zero_info(f"{type(self).__name__}: {sizes} blocks of {self.max_length} tokens")
+        rank_zero_info(f"{type(self).__name__}: {sizes} blocks of {self.length_and_why}")
         for note in notes:
             rank_zero_info(f"{type(self).__name__}: {note}")
+
+    @property
+    def length_and_why(self) -> str:
+        """Such as `256 tokens`, and that the encoder takes another number of a text."""
+        length, of_encoder = self.max_length, self.encoder_length
+        if length == (of_encoder or length):
+            return f"{length} tokens"
+        return f"{length} tokens (--data.max_length; --encoder.max_length is {of_encoder})"
 
     @property
     def collate(self) -> Callable[[list[Tokens]], dict[str, Tensor]]:
@@ -151,7 +171,15 @@ class TextBlocks(EncoderData):
         sampler = RowBatches(
             dataset, self.batch_size, self.rank, self.world_size, self.seed, shuffle
         )
-        return ResumableLoader(RowsOf(dataset), sampler, self.num_workers, self.collate, progress)
+        collate = self.collate if shuffle else partial(_counting_once, self.collate)
+        return ResumableLoader(RowsOf(dataset), sampler, self.num_workers, collate, progress)
+
+
+def _counting_once(
+    collate: Callable[[list[Tokens]], dict[str, Tensor]], blocks: list[Tokens]
+) -> dict[str, Tensor]:
+    batch = collate(blocks)
+    return Repeated(batch) if isinstance(blocks, RepeatedRows) else batch
 
 
 def _counted(stream: Iterable[Tokens], split: Split) -> Iterator[Tokens]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from llm2vec_pl.data.rows import OnBadRow
@@ -26,15 +27,16 @@ class Wikipedia(TextBlocks):
         path: a file, a folder or a hub data set; WikiText-103 where not given.
         subset: the hub data set's configuration.
         column: the column that holds the text; not used for txt files, which hold one a line.
-        max_length: tokens per block.
+        max_length: tokens per block; the encoder's `max_length` where not given.
         batch_size: blocks per batch and device.
         max_rows: rows read of each split; all where not given.
         num_proc: processes that tokenise for the cache; with 1 the tokenizer uses its threads.
         num_workers: processes that load batches; when streaming they tokenise as well.
         streaming: read, tokenise and pack while training, keeping nothing on disk and little in
-            memory. The length of an epoch is then unknown and may differ by rank: set
-            `--trainer.max_steps`. A resumed run needs as many workers over all devices as before,
-            or a number that divides it.
+            memory. The length of an epoch is then unknown: set `--trainer.max_steps`. On several
+            devices it ends with the first that comes to the end of its share. A resumed run needs
+            as many workers over all devices as before, or a number that divides it. Without a
+            validation split, 100 of the first 1,000 texts are held out, chosen by their hashes.
         shuffle_buffer: consecutive blocks that each worker shuffles when streaming; it keeps twice
             as many in memory. 0 keeps the order.
         on_bad_row: what to do with a row that is null, empty, not a string or cannot be read.
@@ -46,7 +48,7 @@ class Wikipedia(TextBlocks):
         path: str | None = None,
         subset: str | None = None,
         column: str = "text",
-        max_length: int = 512,
+        max_length: int | None = None,
         batch_size: int = 32,
         max_rows: int | None = None,
         num_proc: int = 1,
@@ -63,7 +65,7 @@ class Wikipedia(TextBlocks):
         self.streaming = streaming
         self.shuffle_buffer = shuffle_buffer
         source = open_source(path, subset, column, streaming)
-        self._texts = SplitTexts(source, on_bad_row, max_rows)
+        self._texts = SplitTexts(source, on_bad_row, max_rows, sampled=streaming)
 
     @override
     def texts(self, split: Split) -> Iterator[str]:
@@ -80,9 +82,13 @@ class Wikipedia(TextBlocks):
 
     @override
     def setup(self, stage: str | None = None) -> None:
+        for note in self._about_the_source() if stage in (None, "fit") else []:
+            rank_zero_info(f"{type(self).__name__}: {note}")
         if not self.streaming:
             super().setup(stage)
             return
+        if "validation" not in self._texts.source.splits:
+            _ = self._texts.sample  # read here once, not in each worker
         self.blocks = {
             split: StreamedBlocks(
                 self._texts,
@@ -96,3 +102,11 @@ class Wikipedia(TextBlocks):
             )
             for split in SPLITS
         }
+
+    def _about_the_source(self) -> list[str]:
+        notes = [*self._texts.source.notes]
+        if self.streaming:
+            notes.append(f"streaming blocks of {self.length_and_why}")
+            if "validation" not in self._texts.source.splits:
+                notes.append(f"validated on {len(self._texts.sample)} of the first texts")
+        return notes

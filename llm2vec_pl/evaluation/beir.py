@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.evaluation.columns import load_split
-from llm2vec_pl.evaluation.retrieval import RetrievalTask
+from llm2vec_pl.evaluation.retrieval import RetrievalTask, own_documents
 
 # (place, query id, document id, gain)
 Judgement = tuple[str, str, str, object]
@@ -72,13 +73,16 @@ def _task(
         "judgements of {:,} unknown queries left out": len(relevant) - len(judged),
         "{:,} judged documents are not in the corpus: they count as not found": unknown,
     }
-    return RetrievalTask(
+    task = RetrievalTask(
         name,
         queries={query: text for query, text in queries.items() if query in answered},
         corpus=corpus,
         relevant=answered,
-        notes=tuple(f"{name}: {line.format(n)}" for line, n in counts.items() if n),
     )
+    own = len(own_documents(task))
+    counts["{:,} queries are documents too: each is left out of its own ranking"] = own
+    notes = tuple(f"{name}: {line.format(n)}" for line, n in counts.items() if n)
+    return replace(task, notes=notes)
 
 
 def _gains(judgements: Iterable[Judgement]) -> dict[str, dict[str, int]]:

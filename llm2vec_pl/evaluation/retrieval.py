@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from llm2vec_pl.encoder import Encoder
@@ -117,8 +118,9 @@ def evaluate_retrieval(
 ) -> dict[str, float]:
     """Ranks the corpus for each query by cosine similarity.
 
-    The corpus is embedded and searched chunk by chunk. Of documents with the same score, the one
-    that stands first in the corpus comes first.
+    A document with the query's own id is left out of that query's ranking, as BEIR does (ArguAna,
+    Quora), unless it is judged relevant to the query. The corpus is embedded and searched chunk by
+    chunk. Of documents with the same score, the one that stands first in the corpus comes first.
 
     Args:
         encoder: embeds queries and documents.
@@ -153,12 +155,36 @@ def search(task: RetrievalTask, queries: Tensor, documents: Iterable[Tensor]) ->
         documents: the corpus in chunks, (N', D) each, in order.
     """
     finite = bool(queries.isfinite().all())
-    nearest = Nearest(queries, depth=max(RECALL_DEPTHS))
+    nearest = Nearest(queries, depth=max(RECALL_DEPTHS), own=_own_documents(task))
     for chunk in documents:  # to the end, also of NaN: all ranks embed the same number of chunks
         finite = finite and bool(chunk.isfinite().all())
         nearest.add(chunk)
     names = list(task.corpus)
-    rankings = [[names[i] for i in row] for row in nearest.indices.tolist()]
+    found = zip(nearest.indices.tolist(), nearest.scores.tolist(), strict=True)
+    rankings = [
+        [names[i] for i, score in zip(*row, strict=True) if score != -math.inf] for row in found
+    ]
     gains: list[Mapping[str, int]] = [task.relevant.get(query, {}) for query in task.queries]
     metrics = ranking_metrics(rankings, gains)
     return metrics if finite else dict.fromkeys(metrics, math.nan)
+
+
+def own_documents(task: RetrievalTask) -> set[str]:
+    """The ids of queries that are documents themselves, which are not to find themselves.
+
+    BEIR compares ids alone, and so does this. Where a query's id is that of the document that
+    answers it, as in a list of pairs with an id each, the two are not one text.
+    """
+    return {
+        query
+        for query in task.queries
+        if query in task.corpus and task.relevant.get(query, {}).get(query, 0) <= 0
+    }
+
+
+def _own_documents(task: RetrievalTask) -> Tensor:
+    """(query, document) pairs of numbers, (P, 2)."""
+    own = own_documents(task)
+    places = {name: place for place, name in enumerate(task.corpus) if name in own}
+    pairs = [(row, places[query]) for row, query in enumerate(task.queries) if query in own]
+    return torch.tensor(pairs, dtype=torch.long).reshape(-1, 2)

@@ -17,7 +17,7 @@ from llm2vec_pl.console import RunProgressBar
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.fsdp2 import load_encoder
-from llm2vec_pl.gather import mean_over_ranks
+from llm2vec_pl.gather import Repeated, mean_over_ranks
 from llm2vec_pl.host import TEXT_LENGTHS, text_lengths
 from llm2vec_pl.objectives.training_state import (
     named_state,
@@ -124,12 +124,12 @@ class Objective(LightningModule):
         bar = self.trainer.progress_bar_callback
         # Lightning waits in each step for what it puts in a bar; this package's asks by itself.
         in_bar = bar is not None and not isinstance(bar, RunProgressBar)
-        self.log_mean("loss", loss, _rows(batch), prog_bar=in_bar)
+        self.log_mean("loss", loss, row_count(batch), prog_bar=in_bar)
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """The loss on held-out data, logged as `val/loss`, the mean over rows."""
-        self.log_mean("loss", self.loss(batch), _rows(batch), prog_bar=True)
+        self.log_mean("loss", self.loss(batch), row_count(batch), prog_bar=True)
 
     def on_validation_epoch_end(self) -> None:
         """Notes of which step the metrics are that have just been measured."""
@@ -153,13 +153,14 @@ class Objective(LightningModule):
         Args:
             name: of the metric.
             value: of a batch on this rank: a scalar.
-            rows: of the batch; in validation, its weight in the mean.
+            rows: of the batch; in validation, its weight in the mean over the rows of all ranks.
             prog_bar: whether Lightning's progress bar shows it.
         """
         options: Any = {"batch_size": rows, "prog_bar": prog_bar}
         if self.training:
             self.log(f"train/{name}", mean_over_ranks(value), **options)
         else:
+            value = value if rows else torch.zeros_like(value)  # which may be NaN
             self.log(f"val/{name}", value, sync_dist=True, **options)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
@@ -283,8 +284,10 @@ def _counted(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
-def _rows(batch: Any) -> int:
-    """The rows of the first tensor in a batch, however it is nested."""
+def row_count(batch: Any) -> int:
+    """The rows of the first tensor in a batch, however it is nested; 0 of one that is repeated."""
+    if isinstance(batch, Repeated):
+        return 0
     while isinstance(batch, dict):
         batch = next(iter(batch.values()))
     return len(batch)

@@ -11,7 +11,7 @@ from torchmetrics import MeanMetric
 from llm2vec_pl.gather import mean_over_ranks
 from llm2vec_pl.host import Notes, send
 from llm2vec_pl.losses import label_places, next_token_loss
-from llm2vec_pl.objectives.base import Objective, token_batches
+from llm2vec_pl.objectives.base import Objective, row_count, token_batches
 from llm2vec_pl.text import TokenBatch
 
 LABEL_PLACES: Notes[Tensor] = Notes()
@@ -118,14 +118,14 @@ class NextTokenObjective(Objective):
         """
         loss, accuracy = self.predict(self._with_labels(batch))
         if self._trainer is not None:
-            self._log(loss.detach(), accuracy, len(batch["input_ids"]))
+            self._log(loss.detach(), accuracy, row_count(batch))
         return loss
 
     def predict(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """The mean loss, and the share of the labels that were predicted right: two scalars.
 
-        Under several ranks the loss is divided by the mean number of labels that a rank has, so
-        that the averaged gradient is that of one process with the whole batch.
+        Under several ranks the training loss is divided by the mean number of labels that a rank
+        has, so that the averaged gradient is that of one process with the whole batch.
         """
         labels = batch["labels"]
         noted = LABEL_PLACES.read(labels)
@@ -135,7 +135,9 @@ class NextTokenObjective(Objective):
             self.encoder.hidden_states(batch),
             labels,
             self.encoder.logits,
-            target_count=mean_over_ranks(count).clamp(min=1),
+            target_count=(mean_over_ranks(count) if torch.is_grad_enabled() else count).clamp(
+                min=1
+            ),
             chunk_size=max(1, self.logits_at_once // self.encoder.config.vocab_size),
             places=places,
             trains_head=any(w.requires_grad for w in self.encoder.lm_head.parameters()),
@@ -147,5 +149,5 @@ class NextTokenObjective(Objective):
         if self.training:
             self.log("train/perplexity", mean_over_ranks(loss).exp(), batch_size=rows)
         else:
-            self.val_perplexity.update(loss, weight=rows)
+            self.val_perplexity.update(loss if rows else torch.zeros_like(loss), weight=rows)
             self.log("val/perplexity", self.val_perplexity, batch_size=rows)

@@ -231,6 +231,42 @@ def test_duplicates_of_a_query_are_on_one_side(tmp_path: Path, tokenizer) -> Non
     assert data.tasks[0].notes[-1] == "450 rows have the query of an earlier row"
 
 
+def test_rows_with_the_same_positive_are_on_one_side(tmp_path: Path, tokenizer) -> None:
+    """Several questions on one passage."""
+    rows = [{"query": f"q{i}", "positive": f"p{i // 4}"} for i in range(400)]
+    data = opened(E5(str(write(tmp_path / "a.jsonl", rows))), tokenizer)
+    train, validation = (
+        {s.example(i, 0).positive for i in range(len(s))}
+        for s in (data.tasks[0].train, data.tasks[0].validation)
+    )
+    assert len(validation) >= 2
+    assert train.isdisjoint(validation)
+    assert not [note for note in data.tasks[0].notes if "training row" in note]
+
+
+def test_labels_on_both_sides_are_counted(tmp_path: Path, tokenizer) -> None:
+    rows = [{"query": f"q{i}", "positive": "yes" if i % 3 else "no"} for i in range(400)]
+    data = opened(E5(str(write(tmp_path / "a.jsonl", rows))), tokenizer)
+    count = len(data.tasks[0].validation)
+    assert count >= 2
+    note = f"{count} validation rows have the positive of a training row: too many rows share"
+    assert data.tasks[0].notes[-1].startswith(note)
+
+
+def test_training_rows_that_are_validation_rows_are_left_out(tmp_path: Path, tokenizer) -> None:
+    folder = tmp_path / "mine"
+    dev = [{"query": "a q3", "positive": "a  p3"}, {"query": "a q4", "positive": ["x", "a p4"]}]
+    write(folder / "train.jsonl", rows_of("a"))
+    write(folder / "dev.jsonl", [*dev, {"query": "a q5", "positive": "another"}])
+    data = opened(E5(str(folder)), tokenizer)
+    assert queries(data)["mine"] == {f"a q{i}" for i in range(40)} - {"a q3", "a q4"}
+    assert len(data.tasks[0].validation) == 3
+    assert "2 training rows left out, which are validation rows too" in data.tasks[0].notes
+    write(folder / "dev.jsonl", rows_of("a"))
+    with pytest.raises(UserError, match=r"train\.jsonl: each of its rows is in .*dev\.jsonl"):
+        opened(E5(str(folder)), tokenizer)
+
+
 def test_weights_choose_the_share_of_a_task(folder: Path, tokenizer) -> None:
     data = opened(E5(str(folder), weights={"nq": 0.25, "fever": 0.0}, batch_size=3), tokenizer)
     sizes = {task.name: len(task.train) for task in data.tasks}

@@ -126,3 +126,43 @@ def test_a_json_array_is_refused_with_what_to_do(tmp_path: Path) -> None:
 def test_gzip_is_read(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl.gz", gzip.compress(b'{"text": "one"}\n'))
     assert list(good_texts(path)) == ["one"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv"])
+def test_an_unclosed_quote_is_an_error_with_file_and_line(tmp_path: Path, kind: str) -> None:
+    mark = "," if kind == "csv" else "\t"
+    lines = [f"id{mark}text", *(f"{i}{mark}row {i}" for i in range(300))]
+    lines[21] = f'20{mark}"row 20'
+    path = write(tmp_path / f"a.{kind}", "\n".join(lines))
+    with pytest.raises(UserError, match=rf"a\.{kind} line 22: .*a quote that is not closed"):
+        list(good_texts(path, "error"))
+    texts = good_texts(path)
+    assert list(texts) == [f"row {i}" for i in range(300) if i != 20]
+    assert texts.skipped.total() == 1
+
+
+def test_an_unclosed_quote_among_the_columns_names_is_an_error(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", 'id,"text\n1,one\n')
+    with pytest.raises(UserError, match=r"a\.csv line 1: .*columns' names.*not closed"):
+        list(good_texts(path))
+
+
+def test_a_text_cut_by_a_delimiter_is_a_bad_row(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "text\none\ntwo, and more\nthree,\n")
+    with pytest.raises(UserError, match=r"a\.csv line 3: .*more fields than columns"):
+        list(good_texts(path, "error"))
+    assert list(good_texts(path)) == ["one", "three"]
+
+
+def test_a_column_that_is_named_twice_is_an_error(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "text,text\na,b\n")
+    with pytest.raises(UserError, match=r"a\.csv has several columns 'text'"):
+        list(good_texts(path))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_a_file_in_utf_16_is_refused_with_what_to_do(tmp_path: Path, encoding: str) -> None:
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    path = write(tmp_path / "a.csv", (mark + "text\none\n").encode(encoding))
+    with pytest.raises(UserError, match=r"is in UTF-16; expected UTF-8\. Convert it"):
+        list(good_texts(path))

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from llm2vec_pl.data import PythonDocsSentences, WikipediaSentences
+from llm2vec_pl.data.docstrings import sentences_of
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.text import TextTokenizer
 
@@ -68,6 +69,17 @@ def test_a_validation_file_is_the_validation_split(tmp_path: Path, tokenizer) ->
     assert texts(data, "validation") == SENTENCES[200:]
 
 
+def test_a_training_sentence_that_is_a_validation_sentence_is_left_out(
+    tmp_path: Path, tokenizer
+) -> None:
+    (tmp_path / "train.txt").write_text("\n".join(SENTENCES))
+    (tmp_path / "dev.txt").write_text("\n".join(SENTENCES[:7]).replace(" is ", "  is "))
+    data = opened(WikipediaSentences(str(tmp_path)), tokenizer)
+    assert texts(data, "train") == SENTENCES[7:]
+    assert len(texts(data, "validation")) == 7
+    assert data.tasks[0].notes == ["7 sentences left out, which are validation sentences too"]
+
+
 def test_bad_rows_are_counted_or_an_error(tmp_path: Path, tokenizer) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text("\n".join(json.dumps({"text": text}) for text in [*SENTENCES, None, ""]))
@@ -124,10 +136,13 @@ def test_sentences_of_held_out_names_are_in_validation_alone(docs, tokenizer) ->
         for row in range(0, len(examples), 7):
             sentence = examples.example(row, 0).query
             assert any(sentence in " ".join(text.split()) for text in names[split])
-    found = list(data.sentences("train"))
-    again = len(found) - len(set(found))
-    assert again > 500
-    assert task.notes == [f"{again} of {len(found):,} sentences left out, which came before"]
+    found, held_out = (list(data.sentences(split)) for split in ("train", "validation"))  # type: ignore[arg-type]
+    assert {s.casefold() for s in found}.isdisjoint(s.casefold() for s in held_out)
+    everything = [s for d in data.docs.docstrings("train") for s in sentences_of(d.text)]
+    repeated = [s for s in everything if s in set(held_out)]
+    assert len(repeated) > 500
+    line = f"{len(repeated)} sentences left out, which are validation sentences too"
+    assert task.notes == [line]
     assert len(task.train) == len(set(found))
     batch = next(iter(data.train_dataloader()))
     assert batch["query"]["text_id"].equal(batch["positive"]["text_id"])

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm2vec_pl.data.splits import validation_mask
+from llm2vec_pl.data.splits import held_out_rows, shared_text_groups, validation_mask
 
 
 def ids_of(count: int) -> np.ndarray:
@@ -38,3 +38,59 @@ def test_more_rows_move_few_to_the_other_side() -> None:
     ids = ids_of(20_000)
     before, after = validation_mask(ids), validation_mask(np.concatenate([ids, ids_of(500)[::-1]]))
     assert (before == after[: len(ids)]).all()
+
+
+PAIRS = st.lists(st.tuples(st.integers(0, 60), st.lists(st.integers(40, 120), max_size=3)))
+
+
+def arrays(rows: list[tuple[int, list[int]]]) -> tuple[np.ndarray, np.ndarray]:
+    ids = ids_of(200)  # a text's number -> its hash
+    pairs = [(row, ids[text]) for row, (_, texts) in enumerate(rows) for text in texts]
+    queries = np.array([ids[query] for query, _ in rows], np.int64)
+    return queries, np.array(pairs, np.int64).reshape(-1, 2)
+
+
+@settings(deadline=None, max_examples=200)
+@given(PAIRS)
+def test_no_text_is_on_both_sides_unless_it_is_said(rows: list[tuple[int, list[int]]]) -> None:
+    """A text may be the query of one row and a positive of another, as in pairs of duplicates."""
+    mask, shared = held_out_rows(*arrays(rows))
+    sides = [{rows[i][0] for i in np.flatnonzero(side)} for side in (mask, ~mask)]
+    assert sides[0].isdisjoint(sides[1])
+    texts = [
+        {text for i in np.flatnonzero(side) for text in (rows[i][0], *rows[i][1])}
+        for side in (mask, ~mask)
+    ]
+    positives = [{t for i in np.flatnonzero(side) for t in rows[i][1]} for side in (mask, ~mask)]
+    assert bool(shared) == bool(positives[0] & positives[1])
+    groups = shared_text_groups(*arrays(rows))
+    if len(set(groups.tolist())) >= 4 and not shared:
+        assert texts[0].isdisjoint(texts[1]) or (mask == validation_mask(arrays(rows)[0])).all()
+
+
+@settings(deadline=None, max_examples=50)
+@given(PAIRS)
+def test_groups_are_the_connected_rows(rows: list[tuple[int, list[int]]]) -> None:
+    groups = shared_text_groups(*arrays(rows)).tolist()
+    expected = [{query, *texts} for query, texts in rows]
+    for _ in rows:
+        for one in expected:
+            for other in expected:
+                if one & other:
+                    one |= other
+    for one, texts in zip(groups, expected, strict=True):
+        assert [one == other for other in groups] == [texts == others for others in expected]
+
+
+def test_rows_that_share_nothing_are_split_as_by_their_queries() -> None:
+    queries, positives = ids_of(3000), np.random.default_rng(1).integers(0, 2**63, 3000)
+    mask, shared = held_out_rows(queries, np.stack([np.arange(3000), positives], 1))
+    assert (mask == validation_mask(queries)).all()
+    assert not shared
+
+
+def test_where_all_positives_are_a_few_labels_queries_are_kept_apart() -> None:
+    queries = ids_of(1000)
+    mask, shared = held_out_rows(queries, np.stack([np.arange(1000), np.arange(1000) % 3], 1))
+    assert (mask == validation_mask(queries)).all()
+    assert shared == mask.sum()

@@ -20,8 +20,10 @@ from lightning.pytorch import Trainer
 
 from llm2vec_pl.data import Wikipedia
 from llm2vec_pl.data.placed_blocks import placed_blocks, shuffled_in_groups
+from llm2vec_pl.data.rows import Row
 from llm2vec_pl.data.share import Picker, Share
 from llm2vec_pl.data.sources import HubDataset, LocalFiles
+from llm2vec_pl.data.splits import SplitTexts
 from llm2vec_pl.data.stream_loader import StreamLoader
 from llm2vec_pl.errors import UserError
 
@@ -282,3 +284,81 @@ def test_ten_times_the_rows_cost_no_more_memory(tmp_path: Path, tokenizer, kind:
         assert measured["tokens"] > 5 * count
         peaks.append(measured["kb"])
     assert peaks[1] - peaks[0] < 12_000  # kB
+
+
+class Counted:
+    """Rows in memory, and how many of them were read."""
+
+    notes: tuple[str, ...] = ()
+    splits = frozenset({"train"})
+
+    def __init__(self, texts: list[str]) -> None:
+        self.texts = texts
+        self.read = 0
+
+    def rows(self, split: str, share: Share | None = None) -> Iterator[Row]:
+        share = share or Share()
+        for number in range(share.first, len(self.texts), share.readers):
+            self.read += 1
+            yield Row(self.texts[number], "memory", number + 1, "row")
+
+
+def test_a_stream_is_validated_on_a_sample_that_is_read_once() -> None:
+    source = Counted([f"text {i}" for i in range(20_000)])
+    texts = SplitTexts(source, "error", None, sampled=True)
+    first = list(texts.read("validation"))
+    assert source.read == 1000
+    assert len(first) == 100
+    assert list(texts.read("validation")) == first
+    assert next(texts.read("train"))
+    assert source.read < 1100  # before the first step
+    train = list(texts.read("train"))
+    assert len(train) == 19_900
+    assert set(train).isdisjoint(first)
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    st.lists(st.sampled_from(["a b", "a  b", "c", "d e", "f", "g", "h", "i"]), max_size=40),
+    st.integers(1, 4),
+    st.one_of(st.none(), st.integers(1, 30)),
+)
+def test_no_text_of_a_stream_is_on_both_sides(
+    rows: list[str], readers: int, max_rows: int | None
+) -> None:
+    """Nor one that differs in nothing but blanks."""
+    texts = SplitTexts(Counted(rows), "error", max_rows, sampled=True)
+    train, validation = (
+        {
+            " ".join(text.split())
+            for reader in range(readers)
+            for _, text in texts.numbered(split, Share(reader, readers))
+        }
+        for split in ("train", "validation")
+    )
+    assert train.isdisjoint(validation)
+    assert train | validation == {" ".join(text.split()) for text in rows[:max_rows]}
+    assert bool(validation) == (len(train | validation) > 1)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_stream_without_a_validation_split_goes_on_and_trains_on_the_rest(
+    folder: Path, tokenizer, num_workers: int
+) -> None:
+    (folder / "valid.jsonl").unlink()
+    whole = rows_of(loader_of(folder, tokenizer, num_workers))
+    first = loader_of(folder, tokenizer, num_workers)
+    before = rows_of(islice(first, 7))
+    second = loader_of(folder, tokenizer, num_workers)
+    second.load_state_dict(first.state_dict())
+    assert before + rows_of(second) == whole
+    data = Wikipedia(str(folder), streaming=True, max_length=400).attach(tokenizer)
+    data.setup()
+    loaders = (data.train_dataloader(), data.val_dataloader())
+    train, validation = (
+        "".join(tokenizer.decode(row, skip_special_tokens=True) for batch in rows for row in batch)
+        for rows in map(rows_of, loaders)
+    )
+    held_out = [text for text in TEXTS if text in validation]
+    assert len(held_out) == 9
+    assert not [text for text in held_out if text in train]

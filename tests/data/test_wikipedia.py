@@ -15,6 +15,7 @@ from lightning.pytorch import LightningModule, Trainer
 from llm2vec_pl.data import Wikipedia
 from llm2vec_pl.data.sources import open_source, split_of
 from llm2vec_pl.errors import UserError
+from llm2vec_pl.text import TextTokenizer
 
 WIKIPEDIA = Path(__file__).parents[3] / "shared" / "data" / "wikipedia"
 TEXTS = [f"Article {i}, which is a number. " * (i % 7 + 1) for i in range(300)]
@@ -317,3 +318,20 @@ def test_real_articles_are_read_from_their_splits(tokenizer) -> None:
     data.setup()
     assert len(data.blocks["train"]) > 100
     assert len(data.blocks["validation"]) > 100
+
+
+@pytest.mark.parametrize(("given", "length"), [(None, 24), (24, 24), (32, 32)])
+def test_blocks_have_the_encoders_length_unless_another_is_given_which_is_said(
+    folder: Path, tokenizer, monkeypatch: pytest.MonkeyPatch, given: int | None, length: int
+) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr("llm2vec_pl.data.text_blocks.rank_zero_info", shown.append)
+    monkeypatch.setattr("llm2vec_pl.data.wikipedia.rank_zero_info", shown.append)
+    encoder = SimpleNamespace(tokenizer=tokenizer, text=TextTokenizer(tokenizer, max_length=24))
+    for streaming in (False, True):
+        data = Wikipedia(str(folder), max_length=given, streaming=streaming)
+        data.attach(encoder).setup()  # type: ignore[arg-type]
+        assert {len(row) for row in rows_of(data.train_dataloader())} == {length}
+        said = "--data.max_length; --encoder.max_length is 24" in "".join(shown)
+        assert said == (length != 24)
+        shown.clear()

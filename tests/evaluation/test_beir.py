@@ -65,6 +65,13 @@ def test_judgements_of_unknown_texts_are_counted(folder):
     assert any("1 judged documents are not in the corpus" in note for note in task.notes)
 
 
+def test_queries_that_are_documents_are_counted(folder):
+    write(folder / "queries.jsonl", [*map(json.dumps, QUERIES), '{"_id": "d1", "text": "Rivers"}'])
+    write(folder / "qrels" / "test.tsv", [*QRELS, "d1\td2\t1"])
+    note = "nature: 1 queries are documents too: each is left out of its own ranking"
+    assert note in RetrievalTask.from_folder(folder).notes
+
+
 def test_a_judgement_twice_is_one(folder):
     write(folder / "qrels" / "test.tsv", [*QRELS, "q1\td1\t2"])
     assert RetrievalTask.from_folder(folder).relevant["q1"] == {"d1": 2, "d2": 0}

@@ -2,11 +2,15 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.evaluation import retrieval
-from llm2vec_pl.evaluation.retrieval import RetrievalTask, evaluate_retrieval
+from llm2vec_pl.evaluation.ranking import ranking_metrics
+from llm2vec_pl.evaluation.retrieval import RetrievalTask, evaluate_retrieval, search
 
 METRICS = ["ndcg@10", "recall@1", "recall@10", "recall@100", "mrr@10"]
 
@@ -92,3 +96,42 @@ def test_the_embedded_decoder_on_real_questions(shared_data):
     found = evaluate_retrieval(Encoder("tiny", lora_rank=0), real.limited(60, 120))
     assert 0.2 < found["ndcg@10"] < 0.9
     assert found["recall@1"] < found["recall@10"] < found["recall@100"]
+
+
+def test_a_query_that_is_a_document_does_not_find_itself():
+    """As in ArguAna: each argument is a query and a document, and looks for its counterargument."""
+    texts = {f"a{i}": "x" * (i // 2) for i in range(8)}  # two of each length
+    counter = {f"a{i}": {f"a{i ^ 1}": 1} for i in range(8)}
+    arguana = task(queries=texts, corpus=texts, relevant=counter)
+    assert evaluate_retrieval(Lengths(), arguana) == dict.fromkeys(METRICS, 1.0)
+
+
+def test_a_document_with_a_querys_id_that_answers_it_is_found():
+    """A list of pairs with an id each, as the held-out documentation is."""
+    pairs = task(
+        queries={"1": "aa", "2": "bbbb"},
+        corpus={"1": "cc", "2": "dddd"},
+        relevant={"1": {"1": 1}, "2": {"2": 1}},
+    )
+    assert evaluate_retrieval(Lengths(), pairs) == dict.fromkeys(METRICS, 1.0)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 30), st.integers(1, 130), st.integers(1, 5), st.integers(0, 2**31))
+def test_rankings_are_those_of_sorting_all_other_documents(queries, documents, gap, seed):
+    draw = torch.Generator().manual_seed(seed)
+    query_vectors = torch.randn(queries, 8, generator=draw)
+    vectors = torch.randn(documents, 8, generator=draw)
+    names = [str(gap * i) for i in range(documents)]  # some of the queries' ids are among them
+    own = dict(zip(map(str, range(queries)), torch.randint(documents, (queries,)), strict=True))
+    relevant = {query: {names[int(place)]: 1, "gone": 1} for query, place in own.items()}
+    of_ids = task(relevant, queries=dict.fromkeys(relevant, "q"), corpus=dict.fromkeys(names, "d"))
+    scores = (F.normalize(query_vectors) @ F.normalize(vectors).T).tolist()
+    rankings = []
+    for row, query in zip(scores, relevant, strict=True):
+        order = sorted(range(documents), key=lambda i: -row[i])
+        rankings.append(
+            [names[i] for i in order if names[i] != query or relevant[query].get(query)]
+        )
+    expected = ranking_metrics(rankings, list(relevant.values()))
+    assert search(of_ids, query_vectors, vectors.split(50)) == pytest.approx(expected)
