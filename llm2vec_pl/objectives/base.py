@@ -142,7 +142,7 @@ class Objective(LightningModule):
 
     def validation_metrics(self) -> dict[str, float] | None:
         """The metrics `val/...` of the weights as they are; None if only older ones are known."""
-        if self._validated_step != self.trainer.global_step:
+        if self._validated_step is None or self._validated_step != self.trainer.global_step:
             return None
         metrics = self.trainer.callback_metrics
         return {k: float(v) for k, v in metrics.items() if k.startswith("val/")}
