@@ -33,10 +33,11 @@ def tokenise(
     tokenizer: PreTrainedTokenizerFast,
     num_proc: int = 1,
     texts_per_call: int = _TEXTS_PER_CALL,
+    control_tokens: bool = False,
 ) -> Iterator[Tokens]:
     """The tokens of all texts, in order, as one stream cut wherever a tokenizer call ended.
 
-    Each text gets the special tokens that its tokenizer puts around it. A special token that is
+    Each text gets the special tokens that its tokenizer puts around it. A control token that is
     only spelled out in a text, such as `<mask>` in documentation, is text.
 
     Args:
@@ -44,12 +45,13 @@ def tokenise(
         tokenizer: a fast tokenizer.
         num_proc: processes; 1 tokenises here, where the tokenizer may use several threads.
         texts_per_call: texts that the tokenizer gets at once.
+        control_tokens: let control tokens that are spelled out in a text be such.
     """
     calls = _calls(texts, texts_per_call)
     if num_proc <= 1:
-        yield from (_stream(tokenizer, call) for call in calls)
+        yield from (tokens_and_lengths(tokenizer, call, control_tokens)[0] for call in calls)
         return
-    with multiprocessing.Pool(num_proc, _give_tokenizer, (tokenizer,)) as pool:
+    with multiprocessing.Pool(num_proc, _give_tokenizer, (tokenizer, control_tokens)) as pool:
         # `imap` alone would read all the texts into memory at once.
         while ahead := list(islice(calls, 4 * num_proc)):
             yield from pool.imap(_stream_in_worker, ahead)
@@ -68,17 +70,13 @@ def _calls(texts: Iterable[str], texts_per_call: int) -> Iterator[list[str]]:
         yield call
 
 
-def _stream(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Tokens:
-    return tokens_and_lengths(tokenizer, texts)[0]
-
-
 def tokens_and_lengths(
-    tokenizer: PreTrainedTokenizerFast, texts: list[str]
+    tokenizer: PreTrainedTokenizerFast, texts: list[str], control_tokens: bool = False
 ) -> tuple[Tokens, NDArray[np.int64]]:
     """The tokens of texts as one stream, and how many each has, (texts,)."""
     options: dict[str, Any] = {
         "add_special_tokens": True,
-        "split_special_tokens": True,
+        "split_special_tokens": not control_tokens,
         "padding": False,
         "truncation": False,
         "return_attention_mask": False,
@@ -95,16 +93,18 @@ def tokens_and_lengths(
 
 
 _worker_tokenizer: PreTrainedTokenizerFast
+_worker_control_tokens: bool
 
 
-def _give_tokenizer(tokenizer: PreTrainedTokenizerFast) -> None:
-    global _worker_tokenizer
+def _give_tokenizer(tokenizer: PreTrainedTokenizerFast, control_tokens: bool) -> None:
+    global _worker_tokenizer, _worker_control_tokens
+    _worker_control_tokens = control_tokens
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the processes are the parallelism
     _worker_tokenizer = tokenizer
 
 
 def _stream_in_worker(texts: list[str]) -> Tokens:
-    return _stream(_worker_tokenizer, texts)
+    return tokens_and_lengths(_worker_tokenizer, texts, _worker_control_tokens)[0]
 
 
 def pack(stream: Iterable[Tokens], max_length: int) -> Iterator[Tokens]:

@@ -41,6 +41,7 @@ def placed_blocks(
     tokenizer: PreTrainedTokenizerFast,
     max_length: int,
     offset: int = 0,
+    control_tokens: bool = False,
 ) -> Iterator[PlacedBlock]:
     """Blocks of exactly `max_length` tokens, without a gap; the last holds what is left.
 
@@ -49,11 +50,12 @@ def placed_blocks(
         tokenizer: a fast tokenizer.
         max_length: tokens per block.
         offset: tokens of the first text to leave out.
+        control_tokens: let control tokens that are spelled out in a text be such.
     """
     tokens: Tokens = np.empty(0, np.uint16)  # not yet in a block
     rows, starts = np.empty(0, np.int64), np.empty(0, np.int64)  # of the texts they are of
     for call in _calls(texts):
-        more, lengths = tokens_and_lengths(tokenizer, [text for _, text in call])
+        more, lengths = tokens_and_lengths(tokenizer, [text for _, text in call], control_tokens)
         ends = np.cumsum(lengths)
         starts = np.concatenate([starts, len(tokens) + ends - lengths - offset])
         rows = np.concatenate([rows, [row for row, _ in call]])

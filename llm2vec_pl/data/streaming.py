@@ -46,6 +46,7 @@ class StreamedBlocks(IterableDataset[Turn]):
         collate: makes a batch of blocks.
         shuffle_buffer: consecutive blocks that are shuffled; 0 keeps the order.
         seed: of the shuffling, which is a function of seed, epoch and reader.
+        control_tokens: let control tokens that are spelled out in a text be such.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class StreamedBlocks(IterableDataset[Turn]):
         collate: Callable[[list[Tokens]], Any],
         shuffle_buffer: int = 0,
         seed: int = 0,
+        control_tokens: bool = False,
     ) -> None:
         self.texts = texts
         self.split = split
@@ -67,6 +69,7 @@ class StreamedBlocks(IterableDataset[Turn]):
         self.collate = collate
         self.shuffle_buffer = shuffle_buffer
         self.seed = seed
+        self.control_tokens = control_tokens
         self.epoch = 0
         self.begin({0: Cursor()}, 1)
 
@@ -108,7 +111,9 @@ class StreamedBlocks(IterableDataset[Turn]):
 
         texts = self.texts.numbered(self.split, share, report)
         blocks = shuffled_in_groups(
-            placed_blocks(texts, self.tokenizer, self.max_length, cursor.offset),
+            placed_blocks(
+                texts, self.tokenizer, self.max_length, cursor.offset, self.control_tokens
+            ),
             max(1, self.shuffle_buffer),
             f"{self.seed} {self.epoch} {reader}",
             cursor.handed_out,

@@ -79,6 +79,11 @@ class TextBlocks(EncoderData):
         return self._max_length or self.encoder_length or 512
 
     @property
+    def control_tokens(self) -> bool:
+        """Whether control tokens that are spelled out in a text are such: the encoder's rule."""
+        return bool(getattr(getattr(self.attached, "text", self.attached), "control_tokens", False))
+
+    @property
     def encoder_length(self) -> int | None:
         """The tokens that the encoder takes of a text; None of a tokenizer alone."""
         length = getattr(getattr(self.attached, "text", self.attached), "max_length", None)
@@ -118,6 +123,7 @@ class TextBlocks(EncoderData):
             "source": self.source(),
             "tokenizer": tokenizer_content(self.tokenizer),
             "max_length": self.max_length,
+            **({"control_tokens": True} if self.control_tokens else {}),
         }
         return cached_folder(f"blocks-{type(self).__name__}", recipe, self._write)
 
@@ -125,8 +131,14 @@ class TextBlocks(EncoderData):
         rank_zero_info(f"{type(self).__name__}: tokenising, once; the blocks are kept on disk.")
         self._notes.clear()
         for split in SPLITS:
-            stream = _counted(tokenise(self.texts(split), self.tokenizer, self.num_proc), split)
-            write_blocks(pack(stream, self.max_length), folder / f"{split}.arrow")
+            stream = tokenise(
+                self.texts(split),
+                self.tokenizer,
+                self.num_proc,
+                control_tokens=self.control_tokens,
+            )
+            blocks = pack(_counted(stream, split), self.max_length)
+            write_blocks(blocks, folder / f"{split}.arrow")
         if not len(Blocks(folder / "train.arrow")):
             raise UserError(f"{type(self).__name__} found no text to train on.")
         (folder / "notes.json").write_text(json.dumps(self._notes))

@@ -99,6 +99,7 @@ class Wikipedia(TextBlocks):
                 self.collate,
                 shuffle_buffer=self.shuffle_buffer if split == "train" else 0,
                 seed=self.seed,
+                control_tokens=self.control_tokens,
             )
             for split in SPLITS
         }

@@ -9,7 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llm2vec_pl.data import Wikipedia
 from llm2vec_pl.data.blocks import Blocks, collate_blocks, pack, tokenise, write_blocks
+from llm2vec_pl.text import TextTokenizer
 
 TEXTS = [f"Article {i}, which is a number." * (i % 7 + 1) for i in range(60)]
 
@@ -68,6 +70,27 @@ def test_a_special_token_spelled_out_in_a_text_is_text(tokenizer) -> None:
     (stream,) = tokenise(["the <mask> token"], tokenizer)
     assert tokenizer.mask_token_id not in stream
     assert tokenizer.decode(stream) == "<s>the <mask> token"
+
+
+@pytest.mark.parametrize("num_proc", [1, 2])
+def test_those_who_want_it_have_it_as_a_special_token(tokenizer, num_proc: int) -> None:
+    (stream,) = tokenise(["the <mask> token"], tokenizer, num_proc, control_tokens=True)
+    assert tokenizer.mask_token_id in stream
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_blocks_follow_the_rule_of_the_encoder(tokenizer, tmp_path: Path, streaming: bool) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(f"the <mask> token, {i}" for i in range(50)))
+    found = []
+    for control_tokens in (False, True):
+        text = TextTokenizer(tokenizer, max_length=16, control_tokens=control_tokens)
+        data = Wikipedia(str(path), batch_size=4, streaming=streaming).attach(text)
+        data.prepare_data()
+        data.setup()
+        batch = next(iter(data.train_dataloader()))
+        found.append(tokenizer.mask_token_id in batch["input_ids"])
+    assert found == [False, True]
 
 
 def test_tokenise_reads_no_further_ahead_than_a_few_calls(tokenizer) -> None:
