@@ -47,8 +47,8 @@ def pairs(tmp_path) -> Path:
 
 @pytest.mark.slow
 def test_triplets_are_mined_and_e5_reads_them(llama_folder, pairs, tmp_path, monkeypatch):
-    flags = f"""--encoder.model_name {llama_folder} --encoder.pooling last --data {pairs}
-        --out runs/triplets.jsonl --num_negatives 2 --range_min 1 --max_score 0.99 --show 1"""
+    flags = f"""--encoder.model_name {llama_folder} --encoder.pooling last
+        --encoder.dtype float32 --data {pairs} --out runs/triplets.jsonl --num_negatives 2 --range_min 1 --max_score 0.99 --show 1"""
     printed = run(*flags.split(), "--query_instruction", "Find: ", cwd=tmp_path)
     written = read_pairs(tmp_path / "runs" / "triplets.jsonl")
     encoder = Encoder(llama_folder, lora_rank=0, pooling="last")

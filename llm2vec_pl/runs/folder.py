@@ -32,11 +32,14 @@ class PinnedConfig(SaveConfigCallback):
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Called before the weights are loaded; the lineage gets the same configuration."""
+        """Writes nothing yet: a run that is resumed on another base is refused after this."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the file; the lineage gets the same configuration."""
         if not self.already_saved and isinstance(pl_module, Objective):
             for flag, value in pinned_flags(pl_module.encoder).items():
                 self.config["encoder"][flag] = value
-        super().setup(trainer, pl_module, stage)
+        super().setup(trainer, pl_module, "fit")
 
 
 def save_run(trainer: Trainer, recipe: str, config: Any, kept: Kept) -> Path | None:
