@@ -126,6 +126,14 @@ def _read(folder: str) -> tuple[dict[str, Tensor], Any]:
             f"The adapter {display_name(folder)} cannot be read ({str(error).splitlines()[0]}). "
             "Was its copying cut off, or is it of a newer peft than the one installed?"
         ) from error
+    if not weights:
+        raise UserError(f"The adapter {display_name(folder)} holds no weights. Copy it once more.")
+    if getattr(config, "layer_replication", None):
+        raise UserError(
+            f"The adapter {display_name(folder)} has layer_replication, which runs layers of the "
+            "model several times with different adapters: they cannot be merged into one set of "
+            "weights. Name an adapter without it."
+        )
     if config.is_prompt_learning:
         raise UserError(
             f"The adapter {display_name(folder)} is {config.peft_type.value}, which learns a "
@@ -246,6 +254,7 @@ def _load(root: nn.Module, weights: dict[str, Tensor], name: str, folder: str) -
     shared = {key: value for key, value in root.state_dict().items() if key in weights}
     unused = [key for key in weights if key not in places and key not in shared]
     _refuse_unused(unused, len(weights), folder)
+    _refuse_missing([key for key in _own_keys(root, name) if key not in weights], folder)
     for key, value in weights.items():
         place = places[key] if key in places else shared[key]
         if place.shape != value.shape:
@@ -262,6 +271,20 @@ def _saved_key(key: str, name: str) -> str:
         return ""
     saved = before.removesuffix(".modules_to_save") + after
     return saved.replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
+
+
+def _own_keys(root: nn.Module, name: str) -> list[str]:
+    """The keys that an adapter must have on disk, for the modules that it is put into."""
+    keys = [key for key in root.state_dict() if ".lora_" in key or ".modules_to_save." in key]
+    return [saved for key in keys if (saved := _saved_key(key, name))]
+
+
+def _refuse_missing(keys: Sequence[str], folder: str) -> None:
+    if keys:
+        raise UserError(
+            f"The adapter {display_name(folder)} lacks {len(keys)} weights that belong to those it "
+            f"has, such as {keys[0]}. It would be used in part: copy or save it once more."
+        )
 
 
 def _refuse_unused(keys: Sequence[str], count: int, folder: str) -> None:

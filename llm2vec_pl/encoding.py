@@ -35,16 +35,21 @@ def encode(
     """What `Encoder.encode` gives for a list of texts."""
     texts = strings(texts)
     instructions = each_instruction(instruction, len(texts))
-    require_batch_size(batch_size)
+    batch_size = whole_batch_size(batch_size)
     encoder.load()
     with _ordinary_tensors(encoder), evaluating(encoder):
         return _encode(encoder, texts, instructions, batch_size)
 
 
-def require_batch_size(batch_size: int) -> None:
-    """Raises a UserError for what is no number of texts."""
+def whole_batch_size(batch_size: int) -> int:
+    """A number of texts as Python's own integer: numpy's small ones run over when multiplied.
+
+    Raises:
+        UserError: for what is no number of texts.
+    """
     if isinstance(batch_size, bool) or not isinstance(batch_size, Integral) or batch_size < 1:
         raise UserError(f"batch_size is a whole number of at least 1 text, but got {batch_size!r}.")
+    return int(batch_size)
 
 
 def _encode(encoder: Encoder, texts: list[str], instructions: list[str], batch_size: int) -> Tensor:

@@ -80,7 +80,7 @@ def load_parts(encoder: Encoder, mesh: DeviceMesh | None, device: torch.device |
         if files is not None:
             files.read_parameters(places, device)
             decoder._apply(lambda tensor: tensor)  # FSDP2 takes the new parameters up
-        if encoder.quantization and (encoder.lora_rank or on_top or mesh is not None):
+        if encoder.quantization in BITSANDBYTES:
             keep_unpacked(decoder)
         packs = encoder.padding_free and can_pack(decoder)
         if encoder.compile_decoder:
@@ -173,19 +173,27 @@ def _adapted(encoder: Encoder, decoder: Any) -> Any:
         decoder.gradient_checkpointing_enable(
             gradient_checkpointing_kwargs={"use_reentrant": False}
         )
+        _forget_input_hooks(decoder)
     if not encoder.lora_rank:
         return decoder
     from llm2vec_pl.lora import add_lora  # peft takes seconds to import
 
     adapted: Any = add_lora(decoder, encoder.source.base, encoder.lora_rank, **encoder.lora_options)
     if encoder.gradient_checkpointing:
-        # peft adds hooks that only reentrant checkpointing needs, and that cannot be pickled.
-        adapted.get_input_embeddings()._forward_hooks.clear()
+        _forget_input_hooks(adapted)
     for config in adapted.peft_config.values():
         # peft takes the folder that the weights were read from, which may be a cache's.
         config.base_model_name_or_path = encoder.source.base
         config.revision = encoder.source.revision
     return adapted
+
+
+def _forget_input_hooks(decoder: Any) -> None:
+    """Removes what transformers and peft hang on the embedding for reentrant checkpointing.
+
+    Ours is not reentrant, and such a hook cannot be pickled.
+    """
+    decoder.get_input_embeddings()._forward_hooks.clear()
 
 
 def freeze_unused(decoder: nn.Module) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from llm2vec_pl.muon import Muon
 
@@ -29,6 +30,20 @@ def adamw(groups: Iterable[dict[str, Any]], **options: Any) -> Optimizer:
     """
     fused = [{**group, "fused": can_fuse(group["params"]) or None} for group in groups]
     return torch.optim.AdamW(fused, **options)
+
+
+def set_rates(scheduler: Any) -> None:
+    """Gives the groups the learning rates that a schedule has where it stands.
+
+    Args:
+        scheduler: of any kind; one whose rates are no function of its step stays as it is.
+    """
+    if isinstance(scheduler, LambdaLR):
+        groups = scheduler.optimizer.param_groups
+        for group, rate, factor in zip(
+            groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
+        ):
+            group["lr"] = rate * factor(scheduler.last_epoch)
 
 
 def can_fuse(parameters: Sequence[Tensor]) -> bool:

@@ -52,7 +52,7 @@ def keep_unpacked(decoder: nn.Module) -> None:
 
     Where the CPU multiplies in bfloat16, bitsandbytes lays the weights out anew the first time
     such a layer runs in evaluation mode. That is faster, but another computation than in training,
-    and it goes silently wrong with the gathered weights of FSDP2.
+    it goes silently wrong with the gathered weights of FSDP2, and it fails on narrow layers.
     """
     for module in decoder.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):

@@ -94,7 +94,7 @@ def locate(name: str, revision: str | None = None) -> Source:
 
     Args:
         name: `tiny`, a folder, or a hub name; of a model or of an adapter. A recipe's folder,
-            such as `runs/mntp`, stands for its newest run.
+            such as `runs/mntp`, stands for its newest run; a hub name may be `org/name@revision`.
         revision: branch, tag or commit of a hub name.
 
     Raises:
@@ -102,6 +102,9 @@ def locate(name: str, revision: str | None = None) -> Source:
     """
     if name == "tiny":
         return Source(str(TINY), None, (), str(TINY))
+    hub_name, named_revision = split_revision(name)
+    if revision is None:
+        name, revision = hub_name, named_revision
     name, revision = _folder_or_hub_name(name, revision)
     try:
         adapter_config = fetch_adapter_config(name, revision)

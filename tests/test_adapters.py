@@ -167,3 +167,23 @@ def test_an_adapter_named_without_those_below_it_is_refused(llama_folder, tmp_pa
     assert len(Encoder(str(two)).load().adapters) == 2
     with pytest.raises(UserError, match=r"on top of earlier ones.*--encoder\.model_name"):
         Encoder(llama_folder, adapters=[str(two)]).load()
+
+
+@pytest.mark.parametrize("missing", ["lora_A", "lora_B", "magnitude", ""])
+def test_an_adapter_that_lacks_weights_is_refused(llama_folder, tmp_path, missing):
+    model = AutoModelForCausalLM.from_pretrained(llama_folder)
+    folder = train_lora(model, llama_folder, tmp_path / "lora", use_dora=True)
+    weights = load_file(folder / "adapter_model.safetensors")
+    lost = next(key for key in weights if missing in key)
+    kept = {key: value for key, value in weights.items() if missing and key != lost}
+    save_file(kept, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="lacks 1 weights|holds no weights"):
+        Encoder.from_pretrained(folder)
+
+
+def test_an_adapter_whose_layers_run_several_times_is_refused(llama_folder, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(llama_folder)
+    fan = [[0, 2], [1, 2]]
+    folder = train_lora(model, llama_folder, tmp_path / "fan", layer_replication=fan)
+    with pytest.raises(UserError, match="layer_replication"):
+        Encoder.from_pretrained(folder)

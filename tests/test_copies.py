@@ -29,6 +29,7 @@ OPTIONS = {
     "a LoRA": {},
     "DoRA with checkpointing": {"gradient_checkpointing": True, "dora": True},
     "full weights": {"lora_rank": 0},
+    "full weights with checkpointing": {"lora_rank": 0, "gradient_checkpointing": True},
     "full weights, causal": {"lora_rank": 0, "bidirectional": False},
     "int8": {"lora_rank": 0, "quantization": "int8_dynamic"},
     "padded batches": {"padding_free": False},

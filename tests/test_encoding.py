@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -180,3 +181,9 @@ def test_a_module_is_in_eval_mode_until_the_last_is_done_with_it():
     assert (model.training, model[0].training, model[0][0].training) == (True, False, False)
     part.__exit__(None, None, None)
     assert [m.training for m in model.modules()] == [True, True, True, False]
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int64])
+def test_a_batch_size_of_numpy_is_a_number_like_any_other(encoder, kind):
+    expected = encoder.encode(TEXTS)
+    torch.testing.assert_close(encoder.encode(TEXTS, "", kind(8)), expected, atol=1e-5, rtol=0)

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -83,3 +83,21 @@ def test_each_group_has_its_own_settings():
     optimizer = adamw(groups, lr=0.5)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
     assert {group["lr"] for group in optimizer.param_groups} == {0.5}
+
+
+class Rates(Callback):
+    """Notes the learning rate of each step."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        self.seen.append(optimizer.param_groups[0]["lr"])
+
+
+def test_a_run_that_goes_on_to_more_steps_has_the_rates_of_its_new_schedule(llama_folder, tmp_path):
+    checkpoint = str(tmp_path / "saved.ckpt")
+    trained(llama_folder, steps=2, save=checkpoint)  # at the end the rate is 0
+    rates = Rates()
+    trained(llama_folder, resume=checkpoint, callbacks=[rates])
+    assert rates.seen == pytest.approx([0.005, 0.0025])

@@ -129,8 +129,8 @@ class E5(ContrastiveData):
             train = self._open(train.folder, np.flatnonzero(~held_out))
             if shared:
                 read_notes.append(
-                    f"{shared:,} validation rows have the positive of a training row: too many "
-                    "rows share theirs to keep them apart"
+                    f"{shared:,} validation rows share a text with a training row: too many rows "
+                    "share theirs to keep them apart"
                 )
         return Task(
             source.name,

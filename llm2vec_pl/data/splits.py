@@ -39,8 +39,10 @@ class SplitTexts:
     """The good texts of a source's rows, in two splits.
 
     Where the source has no validation split, 1 % of its training texts is one, chosen by a hash
-    of the text: the same text never is in both. Of a stream, which is not to be read to its end to
-    validate, it is a tenth of the first texts (`sample`).
+    of the text: the same text never is in both. Where it has one, its texts are left out of
+    training, but of a stream's, whose validation split is not read before it is used. A stream
+    without one, which is not to be read to its end to validate, is validated on a tenth of its
+    first texts (`sample`).
 
     Args:
         source: where the rows come from.
@@ -69,6 +71,12 @@ class SplitTexts:
         chosen = set(sorted(texts)[:count])
         return {identity: text for identity, text in texts.items() if identity in chosen}
 
+    @cached_property
+    def validation_ids(self) -> frozenset[int]:
+        """The ids of the texts in the source's own validation split."""
+        rows = islice(self.source.rows("validation"), self.max_rows)
+        return frozenset(text_id(text) for text in GoodTexts(rows, self.on_bad_row))
+
     def read(self, split: Split, report: Callable[[str], Any] | None = None) -> Iterator[str]:
         """The texts of a split; `report` is given a line on rows that were skipped."""
         return (text for _, text in self.numbered(split, None, report))
@@ -79,6 +87,7 @@ class SplitTexts:
         """The texts of a split, or of a share of it, each with its row's number in it, from 0."""
         has_validation = "validation" in self.source.splits
         samples = self.sampled and not has_validation
+        compares = has_validation and not self.sampled and split == "train"
         if samples and split == "validation":
             texts_held_out = list(self.sample.values())
             share = share or Share()
@@ -93,14 +102,20 @@ class SplitTexts:
             rows = islice(self.source.rows(source_split), self.max_rows)
         texts = GoodTexts(rows, self.on_bad_row)
         start = share.start if share else 0
+        left_out = 0
         for text in texts:
             if samples:
                 wanted = text_id(text) not in self.sample
+            elif compares:
+                wanted = text_id(text) not in self.validation_ids
+                left_out += not wanted
             else:
                 of_validation = split == "validation"
                 wanted = has_validation or held_out(text, VALIDATION_PERCENT) == of_validation
             if wanted:
                 yield start + texts.read - 1, text
+        if report and left_out:
+            report(f"{left_out:,} training texts left out, which are validation texts too")
         already_reported = split == "validation" and not has_validation
         if report and texts.skipped and not already_reported:
             report(texts.summary)
@@ -112,6 +127,7 @@ class SplitTexts:
             "on_bad_row": self.on_bad_row,
             "max_rows": self.max_rows,
             "validation_percent": VALIDATION_PERCENT,
+            **({"apart": True} if "validation" in self.source.splits else {}),
         }
 
 
@@ -164,7 +180,7 @@ def shared_text_groups(
 def held_out_rows(
     query_ids: NDArray[np.int64], positives: NDArray[np.int64]
 ) -> tuple[NDArray[np.bool_], int]:
-    """Which rows are kept for validation, and how many of them share a positive with training.
+    """Which rows are kept for validation, and how many of them share a text with training.
 
     Rows that share a query or a positive stay together, unless so many do, as where the positives
     are a few labels, that there would be nothing to validate on: then those of a query do.
@@ -182,5 +198,20 @@ def held_out_rows(
     if mask.sum() < 2 <= by_query.sum():
         mask = by_query
     rows, texts = positives.T
-    shared = np.isin(texts, texts[~mask[rows]]) & mask[rows]
-    return mask, len(np.unique(rows[shared]))
+    trained = np.concatenate([query_ids[~mask], texts[~mask[rows]]])
+    return mask, int((rows_with(trained, query_ids, positives) & mask).sum())
+
+
+def rows_with(
+    texts: NDArray[np.int64], query_ids: NDArray[np.int64], positives: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Which rows (N,) have one of these texts as their query or a positive.
+
+    Args:
+        texts: hashes, (T,).
+        query_ids: a hash of each row's query, (N,).
+        positives: pairs of a row's number and the hash of a positive of it, (P, 2).
+    """
+    found = np.isin(query_ids, texts)
+    found[positives[np.isin(positives[:, 1], texts), 0]] = True
+    return found

@@ -14,6 +14,7 @@ from llm2vec_pl.data.fit_progress import FitProgress
 from llm2vec_pl.data.placed_blocks import Cursor
 from llm2vec_pl.data.resumable import ResumableLoader, State
 from llm2vec_pl.data.streaming import StreamedBlocks, Turn
+from llm2vec_pl.errors import UserError
 from llm2vec_pl.gather import Repeated, row_counts
 
 
@@ -62,8 +63,12 @@ class StreamLoader(ResumableLoader):
         cursors, readers = position["cursors"], position["readers"]
         self.stream.begin({r: Cursor(*cursor) for r, cursor in cursors.items()}, readers)
         turns = (turn for turn in super(ResumableLoader, self).__iter__() if turn.batch is not None)
-        in_step = _until_one_ends if self.stream.split == "train" else self._until_all_end
-        for reader, cursor, batch in in_step(turns):
+        if self.stream.split == "train":
+            is_whole = all(Cursor(*cursor) == Cursor() for cursor in cursors.values())
+            in_step = _until_one_ends(turns, is_whole)
+        else:
+            in_step = self._until_all_end(turns)
+        for reader, cursor, batch in in_step:
             cursors = {**cursors, reader: tuple(cursor)}
             following = (reader + self.world_size) % readers
             yield batch, {"cursors": cursors, "turns": [following], "readers": readers}
@@ -132,17 +137,39 @@ class StreamLoader(ResumableLoader):
         }
 
 
-def _until_one_ends(turns: Iterator[Turn]) -> Iterator[Turn]:
-    """The turns of this rank, until one has come to its end: each step needs all of them."""
-    while any(having := _ranks_with(turn := next(turns, None))):
+def _until_one_ends(turns: Iterator[Turn], is_whole: bool) -> Iterator[Turn]:
+    """The turns of this rank, until one has come to its end: each step needs all of them.
+
+    Args:
+        turns: of this rank.
+        is_whole: whether the epoch begins here: one without any batch would be followed by another,
+            for good.
+
+    Raises:
+        UserError: a whole epoch has no batch for each rank.
+    """
+    while any(having := _ranks_with(turn := next(turns, None))) or is_whole:
         if not all(having):
+            if is_whole:
+                raise _too_little(having)
             rank_zero_info(
                 f"The stream's epoch ends: rank {having.index(False)} has come to the end of its "
                 "share. What is left of the other ranks' is left out."
             )
             return
         assert turn is not None
+        is_whole = False
         yield turn
+
+
+def _too_little(having: list[bool]) -> UserError:
+    if not any(having):
+        return UserError("--data.path: the stream holds no text to train on.")
+    return UserError(
+        f"--data.path: the stream is too short for {len(having)} devices: it has no text for rank "
+        f"{having.index(False)}. Give more text, or fewer --trainer.devices, or set "
+        "--data.streaming false."
+    )
 
 
 def _ranks_with(turn: Turn | None) -> list[bool]:

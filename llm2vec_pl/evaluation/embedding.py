@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from llm2vec_pl.encoder import Encoder
-from llm2vec_pl.encoding import require_batch_size
+from llm2vec_pl.encoding import whole_batch_size
 from llm2vec_pl.gather import gather_rows, world
 from llm2vec_pl.influence import evaluating
 from llm2vec_pl.text import each_instruction
@@ -59,7 +59,7 @@ def encode_on_all_ranks(
     if ranks == 1:
         return encoder.encode(list(texts), instruction, batch_size)
     instructions = each_instruction(instruction, len(texts))
-    require_batch_size(batch_size)
+    batch_size = whole_batch_size(batch_size)
     encoder.load()
     device = next(encoder.parameters()).device
     # Texts of like length in the same pass, on all ranks: little padding, little waiting.

@@ -24,7 +24,7 @@ from llm2vec_pl.objectives.training_state import (
     numbered_state,
     require_same_weights,
 )
-from llm2vec_pl.optimizer import adamw
+from llm2vec_pl.optimizer import adamw, set_rates
 from llm2vec_pl.origin import recorded_origin, require_same_origin
 from llm2vec_pl.sharding import average_gradients, clip_gradients
 from llm2vec_pl.text import TokenBatch
@@ -81,6 +81,16 @@ class Objective(LightningModule):
         """Loads the encoder, once; shared out among the ranks under FSDP2."""
         load_encoder(self, self.encoder)
 
+    def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+        """Takes weights over, into an encoder that is loaded for them if it is not yet.
+
+        After `ddp_spawn` and in a notebook Lightning brings home what other processes have
+        trained; this one has not loaded anything, and would let all of it drop.
+        """
+        if any(name.startswith("encoder.") for name in state_dict):
+            self.configure_model()
+        return super().load_state_dict(state_dict, *args, **kwargs)
+
     def to(self, *args: Any, **kwargs: Any) -> Objective:
         """Moves the module; a dtype is for frozen weights, as in `--trainer.precision bf16-true`.
 
@@ -115,8 +125,14 @@ class Objective(LightningModule):
             optimizer.register_load_state_dict_pre_hook(self._by_number)
 
     def on_train_start(self) -> None:
-        """Begins training mode here as well, for an objective with an `on_fit_start` of its own."""
+        """Begins training mode here as well, for an objective with an `on_fit_start` of its own.
+
+        A run that goes on to more steps than before begins with the rate of its new schedule: a
+        checkpoint holds the old one's, which may have been 0.
+        """
         self.begin_training()
+        for configured in self.trainer.lr_scheduler_configs:
+            set_rates(configured.scheduler)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One step on the loss, logged as `train/loss`."""

@@ -19,7 +19,8 @@ Row = dict[str, Any]
 class MetricsFile(CSVLogger):
     """`metrics.csv`, written through at each entry; a resumed run goes on where it was saved.
 
-    What is logged of one step, its learning rate, its losses and its validation, is one row.
+    What is logged of one step, its learning rate, its losses and its validation, is one row. A
+    second validation of a step, as the one before training, has a row of its own.
 
     Args:
         root: the folder of the recipe's runs.
@@ -104,13 +105,21 @@ class _Appending(ExperimentWriter):
 def merged(rows: Iterable[Row]) -> list[Row]:
     """The rows, those of one step that follow each other as one; the later of two values counts.
 
+    But of two validations none replaces the other.
+
     >>> merged([{"step": 0, "lr": 0.1}, {"step": 0, "loss": 2.0}, {"step": 1, "lr": 0.2}])
     [{'step': 0, 'lr': 0.1, 'loss': 2.0}, {'step': 1, 'lr': 0.2}]
     """
     steps: list[Row] = []
     for row in rows:
-        if steps and steps[-1]["step"] == row["step"]:
+        if steps and steps[-1]["step"] == row["step"] and not _validations(steps[-1], row):
             steps[-1] = {**steps[-1], **row}
         else:
             steps.append(row)
     return steps
+
+
+def _validations(row: Row, other: Row) -> set[str]:
+    """The validation metrics that both have."""
+    both = row.keys() & other.keys()
+    return {name for name in both if name.startswith("val/") and row[name] not in ("", None)}

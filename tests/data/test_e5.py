@@ -249,7 +249,7 @@ def test_labels_on_both_sides_are_counted(tmp_path: Path, tokenizer) -> None:
     data = opened(E5(str(write(tmp_path / "a.jsonl", rows))), tokenizer)
     count = len(data.tasks[0].validation)
     assert count >= 2
-    note = f"{count} validation rows have the positive of a training row: too many rows share"
+    note = f"{count} validation rows share a text with a training row: too many rows share"
     assert data.tasks[0].notes[-1].startswith(note)
 
 

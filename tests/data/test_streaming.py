@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import Trainer
 
-from llm2vec_pl.data import Wikipedia
+from llm2vec_pl.data import Wikipedia, stream_loader
 from llm2vec_pl.data.placed_blocks import placed_blocks, shuffled_in_groups
 from llm2vec_pl.data.rows import Row
 from llm2vec_pl.data.share import Picker, Share
@@ -367,3 +367,15 @@ def test_a_stream_without_a_validation_split_goes_on_and_trains_on_the_rest(
     held_out = [text for text in TEXTS if text in validation]
     assert len(held_out) == 9
     assert not [text for text in held_out if text in train]
+
+
+@pytest.mark.parametrize(
+    ("having", "expected"), [([False], "no text to train on"), ([True, False], "for rank 1")]
+)
+def test_a_stream_without_a_step_is_an_error_not_an_epoch_after_the_other(
+    monkeypatch: pytest.MonkeyPatch, having: list[bool], expected: str
+) -> None:
+    monkeypatch.setattr(stream_loader, "_ranks_with", lambda turn: having)
+    with pytest.raises(UserError, match=expected):
+        next(stream_loader._until_one_ends(iter([]), is_whole=True))
+    assert list(stream_loader._until_one_ends(iter([]), is_whole=False)) == []

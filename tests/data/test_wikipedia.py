@@ -294,7 +294,8 @@ def test_wikitext_is_the_default_and_its_empty_lines_separate(
     def fake(path: str, subset: str | None, streaming: bool) -> DatasetDict:
         assert (path, subset) == ("Salesforce/wikitext", "wikitext-103-raw-v1")
         part = Dataset.from_dict({"text": ["", " = Title = \n", "", "Text. \n"]})
-        return DatasetDict(train=part, validation=part, test=part)
+        other = Dataset.from_dict({"text": ["", "Other text. \n"]})
+        return DatasetDict(train=part, validation=other, test=other)
 
     monkeypatch.setattr("datasets.load_dataset", fake)
     assert list(Wikipedia().texts("train")) == [" = Title = \n", "Text. \n"]
@@ -335,3 +336,14 @@ def test_blocks_have_the_encoders_length_unless_another_is_given_which_is_said(
         said = "--data.max_length; --encoder.max_length is 24" in "".join(shown)
         assert said == (length != 24)
         shown.clear()
+
+
+def test_a_training_text_that_is_a_validation_text_is_left_out_and_counted(
+    tmp_path: Path, tokenizer
+) -> None:
+    for name, lines in {"train": ["one", "two  words", "three"], "valid": ["two words"]}.items():
+        (tmp_path / f"{name}.txt").write_text("\n".join(lines))
+    data = Wikipedia(str(tmp_path), max_length=8).attach(tokenizer)
+    assert list(data.texts("train")) == ["one", "three"]
+    data.prepare_data()
+    assert any("1 training texts left out" in note for note in data._notes)

@@ -106,3 +106,13 @@ def test_training_metrics_are_named_so_after_a_module_was_put_in_evaluation_mode
     fit(module, limit_val_batches=0)
     assert {name.split("/")[0] for name in names} == {"train"}
     assert torch.is_grad_enabled()
+
+
+def test_weights_come_home_into_an_objective_that_has_loaded_nothing(llama_folder):
+    """As Lightning brings them from the processes of ddp_spawn, and of several in a notebook."""
+    trained = MNTP(Encoder(llama_folder, lora_rank=4).load())
+    weights = {n: p + torch.ones_like(p) for n, p in trained.named_parameters() if p.requires_grad}
+    home = MNTP(Encoder(llama_folder, lora_rank=4))
+    home.load_state_dict(weights, strict=False)
+    own = dict(home.named_parameters())
+    assert all(torch.equal(own[name], weight) for name, weight in weights.items())

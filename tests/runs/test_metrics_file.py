@@ -88,3 +88,14 @@ def test_a_run_that_goes_back_a_step_keeps_its_rows(tmp_path):
         logger.log_metrics({"a": step}, step)
     rows = rows_of(tmp_path / "version_0" / "metrics.csv")
     assert [row["step"] for row in rows] == ["3", "1", "3"]
+
+
+def test_a_second_validation_of_a_step_does_not_replace_the_first(tmp_path):
+    """As before training and after step 0, or of the end and of the best that is kept."""
+    logger = MetricsFile(str(tmp_path), version=0)
+    for metrics in ({"val/loss": 8.0}, {"lr": 0.1}, {"train/loss": 7.0}, {"val/loss": 6.0}):
+        logger.log_metrics(metrics, 0)
+        logger.save()
+    rows = rows_of(tmp_path / "version_0" / "metrics.csv")
+    assert [row["val/loss"] for row in rows] == ["8.0", "6.0"]
+    assert rows[0]["train/loss"] == "7.0"
