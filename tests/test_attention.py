@@ -1,5 +1,6 @@
 """Texts laid end to end have the states that they have alone, or the decoder says it cannot."""
 
+import copy
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -93,7 +94,7 @@ def test_other_attention_implementations_run_padded(kind):
 
 
 def test_a_decoder_that_leaks_between_texts_is_found_out():
-    decoder, _ = split_causal_lm(bidirectional_lm("llama", "sdpa"))
+    decoder, _ = split_causal_lm(copy.deepcopy(bidirectional_lm("llama", "sdpa")))
 
     class Leaking(torch.nn.Module):
         """Adds to each token a little of the one before it in the row."""
@@ -106,7 +107,7 @@ def test_a_decoder_that_leaks_between_texts_is_found_out():
 
 
 def test_the_check_leaves_mode_and_attention_as_they_were():
-    decoder, _ = split_causal_lm(bidirectional_lm("llama", "sdpa"))
+    decoder, _ = split_causal_lm(copy.deepcopy(bidirectional_lm("llama", "sdpa")))
     decoder.train()
     decoder.config._attn_implementation = "flash_attention_2"  # only asked for, on this machine
     assert can_pack(decoder)
@@ -115,14 +116,14 @@ def test_the_check_leaves_mode_and_attention_as_they_were():
 
 
 def test_half_precision_packs_as_well():
-    decoder, _ = split_causal_lm(bidirectional_lm("llama", "sdpa"))
+    decoder, _ = split_causal_lm(copy.deepcopy(bidirectional_lm("llama", "sdpa")))
     decoder.bfloat16()
     assert can_pack(decoder)
     assert packing_error(decoder, *padded_batch()) < 0.02
 
 
 def test_an_error_in_a_packed_batch_does_not_reach_the_next():
-    decoder, _ = split_causal_lm(bidirectional_lm("llama", "sdpa"))
+    decoder, _ = split_causal_lm(copy.deepcopy(bidirectional_lm("llama", "sdpa")))
     ids, mask = padded_batch()
     expected = states(decoder, ids, mask)
     with pytest.raises(IndexError):
