@@ -79,8 +79,14 @@ def forget_unfinished_pass(decoder: nn.Module) -> None:
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether any of a module's weights is shared out among ranks."""
-    return any(isinstance(p, DTensor) for p in module.parameters())
+    """Whether any of a module's weights is shared out among ranks.
+
+    Asked of the modules, too: while a pass has gathered weights, in another thread perhaps, they
+    look like any others.
+    """
+    return any(isinstance(part, FSDPModule) for part in module.modules()) or any(
+        isinstance(p, DTensor) for p in module.parameters()
+    )
 
 
 def equal_on_all_ranks(parameters: Iterable[nn.Parameter], device: torch.device) -> None:

@@ -18,6 +18,7 @@ from torch.distributed.fsdp import fully_shard
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.influence import evaluating
+from llm2vec_pl.sharding import is_sharded
 
 TEXTS = ["a text", "", "another text, somewhat longer than the first one", "three small words"]
 INSTRUCTIONS = ["Find animals: ", "", "Retrieve the answer to this question: ", "A short one: "]
@@ -152,6 +153,17 @@ def test_threads_take_turns_with_a_sharded_encoder_which_can_be_trained_afterwar
     assert all(module.training for module in encoder.modules())
     encoder(encoder.text(TEXTS)).square().sum().backward()
     assert encoder.decoder.layers[0].self_attn.q_proj.weight.grad is not None
+
+
+@pytest.mark.usefixtures("_process_group")
+def test_an_encoder_is_known_as_sharded_while_its_weights_are_gathered(llama_folder):
+    """As they are in the middle of another thread's pass."""
+    encoder = Encoder(llama_folder, lora_rank=0).load()
+    assert not is_sharded(encoder)
+    for layer in encoder.decoder.layers:
+        fully_shard(layer, mesh=dist.init_device_mesh("cpu", (1,)))
+        layer.unshard()
+    assert is_sharded(encoder)
 
 
 def test_an_encoder_that_several_threads_ask_first_is_loaded_once(llama_folder):
