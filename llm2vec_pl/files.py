@@ -1,4 +1,4 @@
-"""A folder on disk per recipe: written once, whole or not at all, and read by its fingerprint."""
+"""Files and folders that appear whole or not at all, JSON, and the cache of what is built once."""
 
 from __future__ import annotations
 
@@ -133,3 +133,47 @@ def read_json(file: Path) -> dict[str, Any]:
 def write_json(file: Path, content: dict[str, Any]) -> None:
     """Writes an object as indented JSON."""
     file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def unfinished(path: Path) -> Iterator[Path]:
+    """Where to write a file or folder, which takes the place of `path` when the block ends.
+
+    Where the block raises, what was at `path` stays, and what was written is deleted.
+    """
+    new = path.with_name(f".{path.name}.unfinished-{os.getpid()}")
+    remove(new)
+    try:
+        yield new
+        put_in_place(new, path)
+    finally:
+        remove(new)
+
+
+def put_in_place(new: Path, path: Path) -> None:
+    """Puts a finished file or folder in the place of another.
+
+    A folder cannot be replaced in one go: it lies aside (`before`) until the new one is there.
+    """
+    if not path.is_dir() and not new.is_dir():
+        os.replace(new, path)
+        return
+    old = before(path)
+    remove(old)
+    if path.exists():
+        os.rename(path, old)
+    os.rename(new, path)
+    remove(old)
+
+
+def remove(path: Path) -> None:
+    """Deletes a file or folder that may not be there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def before(path: Path) -> Path:
+    """Where the file or folder lies that another is about to replace."""
+    return path.with_name(f".{path.name}.before")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from llm2vec_pl.files import put_in_place
 
 _REST = "meta.pt"  # Lightning's name for what is not sharded
 
@@ -46,35 +47,6 @@ def save_shards(checkpoint: dict[str, Any], path: Path, rank: int) -> None:
         torch.save(rest, unfinished / _REST)
         put_in_place(unfinished, path)
     dist.barrier()
-
-
-def put_in_place(new: Path, path: Path) -> None:
-    """Puts a finished checkpoint, file or folder, in the place of another.
-
-    A folder cannot be replaced in one go: it lies aside (`before`) until the new one is there.
-    """
-    if not path.is_dir() and not new.is_dir():
-        os.replace(new, path)
-        return
-    old = before(path)
-    remove(old)
-    if path.exists():
-        os.rename(path, old)
-    os.rename(new, path)
-    remove(old)
-
-
-def remove(path: Path) -> None:
-    """Deletes a file or folder that may not be there."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def before(path: Path) -> Path:
-    """Where the checkpoint lies that this one is about to replace."""
-    return path.with_name(f".{path.name}.before")
 
 
 def read_shards(path: Path) -> dict[str, Any]:

@@ -7,9 +7,7 @@ and how). Adapters of earlier stages lie in `adapters/0`, `adapters/1`, … in t
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +18,7 @@ from llm2vec_pl.distributed import gathered_state, is_sharded
 from llm2vec_pl.encoder.int8_dynamic import INT8_DYNAMIC
 from llm2vec_pl.encoder.loading import adapters_below, kept_on_top
 from llm2vec_pl.errors import UserError
-from llm2vec_pl.files import read_json, write_json
+from llm2vec_pl.files import read_json, unfinished, write_json
 from llm2vec_pl.lora import EARLIER_NAME
 
 if TYPE_CHECKING:
@@ -55,16 +53,12 @@ def save_encoder(
         )
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = folder.parent / f".{folder.name}.unfinished-{os.getpid()}"
     try:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir()
-        _write(encoder, unfinished, stage, weights)
-        _replace(folder, unfinished)
+        with unfinished(folder) as new:
+            new.mkdir()
+            _write(encoder, new, stage, weights)
     except OSError as error:
         raise UserError(f"The encoder could not be written to {folder}: {error}.") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return folder
 
 
@@ -130,12 +124,3 @@ def _copy_adapter(adapter: str, folder: Path) -> None:
         shutil.copyfile(Path(adapter) / name, folder / name)
     if settings := adapter_settings(adapter):
         write_json(folder / SETTINGS, settings)
-
-
-def _replace(folder: Path, new: Path) -> None:
-    """Puts a finished folder in another's place; the old one goes once the new one is there."""
-    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old-", dir=folder.parent))
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(new, folder)
-    shutil.rmtree(old, ignore_errors=True)

@@ -11,6 +11,7 @@ from typing import Any
 from llm2vec_pl.data.examples import Candidates
 from llm2vec_pl.data.files import Row, extension, problem_of, read_records, read_txt
 from llm2vec_pl.errors import UserError
+from llm2vec_pl.files import unfinished
 
 
 def read_pairs(
@@ -64,17 +65,12 @@ def write_triplets(
         rows: queries and positives.
         negatives: of each row.
     """
-    unfinished = path.with_name(f".{path.name}.unfinished-{os.getpid()}")
-    try:
-        with unfinished.open("w", encoding="utf-8") as file:
-            for row, texts in zip(rows, negatives, strict=True):
-                positives = list(row.positives)
-                positive = positives[0] if len(positives) == 1 else positives
-                record = {"query": row.query, "positive": positive, "negative": list(texts)}
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with unfinished(path) as new, new.open("w", encoding="utf-8") as file:
+        for row, texts in zip(rows, negatives, strict=True):
+            positives = list(row.positives)
+            positive = positives[0] if len(positives) == 1 else positives
+            record = {"query": row.query, "positive": positive, "negative": list(texts)}
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def require_writable(path: Path) -> None:

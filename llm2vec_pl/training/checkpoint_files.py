@@ -12,8 +12,9 @@ from lightning.fabric.utilities.cloud_io import _is_local_file_protocol
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from typing_extensions import override
 
-from llm2vec_pl.distributed import put_in_place, read_shards
+from llm2vec_pl.distributed import read_shards
 from llm2vec_pl.errors import UserError
+from llm2vec_pl.files import put_in_place
 
 
 class CheckpointFiles(TorchCheckpointIO):

@@ -13,6 +13,8 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from typing_extensions import override
 
+from llm2vec_pl.files import unfinished
+
 Row = dict[str, Any]
 
 
@@ -94,12 +96,10 @@ class _Appending(ExperimentWriter):
             reader = csv.DictReader(old)
             self.metrics_keys = list(reader.fieldnames or [])
             kept = [row for row in reader if (row.get("step") or "").isdigit()]
-        unfinished = file.with_name(f".{file.name}.unfinished")
-        with unfinished.open("w", newline="") as new:
+        with unfinished(file) as path, path.open("w", newline="") as new:
             writer = csv.DictWriter(new, self.metrics_keys)
             writer.writeheader()
             writer.writerows(row for row in kept if int(row["step"]) < step)
-        os.replace(unfinished, file)
 
 
 def merged(rows: Iterable[Row]) -> list[Row]:

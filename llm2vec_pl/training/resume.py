@@ -8,8 +8,9 @@ import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
-from llm2vec_pl.distributed import before, is_shards
+from llm2vec_pl.distributed import is_shards
 from llm2vec_pl.errors import UserError
+from llm2vec_pl.files import before
 from llm2vec_pl.training.checkpoints import LAST
 from llm2vec_pl.training.metrics_file import MetricsFile
 
