@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.distributed.nn.functional import all_gather
 
 
 def world() -> tuple[int, int]:
@@ -80,22 +80,5 @@ def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
         return rows
     # Collectives want one size on all ranks.
     padding = [0, 0] * (rows.dim() - 1) + [0, max(counts) - len(rows)]
-    parts = _AllGather.apply(F.pad(rows, padding).contiguous())  # type: ignore[no-untyped-call]
+    parts = all_gather(F.pad(rows, padding).contiguous())
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
-
-
-class _AllGather(torch.autograd.Function):
-    """The tensors of all ranks, stacked; the backward pass adds up what each rank made of them."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, rows: Tensor) -> Tensor:
-        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, rows)
-        return torch.stack(parts)  # (W, R, ...)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:  # type: ignore[override]
-        gradient = gradient.contiguous()
-        dist.all_reduce(gradient)
-        return gradient[dist.get_rank()]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.nn.utils import get_total_norm
 
 from llm2vec_pl.decoder import decoder_layers
 from llm2vec_pl.distributed.gather import between_hosts
@@ -139,13 +140,9 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     gradients = [p.grad for p in parameters if p.grad is not None]
     sharded = [g for g in gradients if isinstance(g, DTensor)]
     whole = [g for g in gradients if not isinstance(g, DTensor)]
-    if not sharded:
-        return _squares(whole).sqrt()
-    total = _squares([local(g) for g in sharded])
-    dist.all_reduce(total, group=sharded[0].device_mesh.get_group())
-    if whole:
-        total = total + _squares(whole).to(total.device)
-    return total.sqrt()
+    norms = [get_total_norm(some) for some in (sharded, whole) if some]
+    norms = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
+    return get_total_norm([norm.float() for norm in norms])
 
 
 @torch.no_grad()
@@ -198,9 +195,3 @@ def _named_state(module: nn.Module, trained_only: bool) -> Iterator[tuple[str, A
     if trained_only:
         return ((name, p) for name, p in module.named_parameters() if p.requires_grad)
     return iter(module.state_dict(keep_vars=True).items())
-
-
-def _squares(tensors: list[Tensor]) -> Tensor:
-    if not tensors:
-        return torch.zeros((), dtype=torch.float32)
-    return torch.stack([t.float().square().sum() for t in tensors]).sum()
