@@ -38,6 +38,7 @@ class RunProgressBar(RichProgressBar):
     """
 
     seconds_between_losses = 1.0
+    asks_for_the_loss = True  # so that no step has to give it
     _asked = 0.0  # time.monotonic()
     _loss: float | None = None
 

@@ -13,12 +13,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from llm2vec_pl.bidirectional import check_bidirectional
-from llm2vec_pl.console import RunProgressBar
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import UserError
-from llm2vec_pl.fsdp2 import load_encoder
 from llm2vec_pl.gather import Repeated, mean_over_ranks
 from llm2vec_pl.host import TEXT_LENGTHS, text_lengths
+from llm2vec_pl.objectives.load import load_encoder
 from llm2vec_pl.objectives.training_state import (
     named_state,
     numbered_state,
@@ -139,7 +138,7 @@ class Objective(LightningModule):
         loss = self.loss(batch)
         bar = self.trainer.progress_bar_callback
         # Lightning waits in each step for what it puts in a bar; this package's asks by itself.
-        in_bar = bar is not None and not isinstance(bar, RunProgressBar)
+        in_bar = bar is not None and not getattr(bar, "asks_for_the_loss", False)
         self.log_mean("loss", loss, row_count(batch), prog_bar=in_bar)
         return loss
 
