@@ -9,20 +9,16 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.plugins.precision import HalfPrecision
-from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.strategies.strategy import Strategy
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
+from llm2vec_pl.distributed.optimizer_settings import resumed_settings
 from llm2vec_pl.distributed.sharded_checkpoint import is_shards, load_shards, save_shards
-from llm2vec_pl.distributed.sharding import equal_on_all_ranks, gathered_state
-from llm2vec_pl.encoder.encoder import Encoder
-from llm2vec_pl.encoder.int8_dynamic import INT8_DYNAMIC
-from llm2vec_pl.errors import UserError
-from llm2vec_pl.objectives.optimizer import IMPLEMENTATION
+from llm2vec_pl.distributed.sharding import gathered_state
 
 
 class FSDP2(ModelParallelStrategy):
@@ -158,9 +154,7 @@ def _restore(optimizer: Optimizer, loaded: dict[str, Any], parameters: dict[str,
     names = {p: name for name, p in parameters.items()}
     given = {name: group for group in loaded["param_groups"] for name in group["params"]}
     for group in optimizer.param_groups:
-        settings = given.get(names[group["params"][0]], {})
-        own = ("params", *IMPLEMENTATION)
-        group.update({key: value for key, value in settings.items() if key not in own})
+        group.update(resumed_settings(given.get(names[group["params"][0]], {})))
         for p in group["params"]:
             values = loaded["state"].get(names[p], {})
             if values:
@@ -190,53 +184,3 @@ def _plain(optimizer: Any) -> Optimizer:
     """Without Lightning's wrapper."""
     inner: Optimizer = getattr(optimizer, "_optimizer", optimizer)
     return inner
-
-
-def load_encoder(module: LightningModule, encoder: Encoder) -> None:
-    """Loads an encoder as the trainer's strategy and precision want it; once.
-
-    Args:
-        module: that it belongs to; its own trained weights become equal on all ranks.
-        encoder: not loaded yet, or nothing is done.
-
-    Raises:
-        UserError: for tensor parallelism, and as `Encoder.load`.
-    """
-    trainer = module._trainer
-    if encoder.is_loaded or trainer is None:
-        encoder.load()
-        return
-    precision = trainer.precision_plugin
-    if isinstance(precision, HalfPrecision):
-        encoder.dtype = "bfloat16" if precision.precision == "bf16-true" else "float16"
-    if encoder.quantization == INT8_DYNAMIC and trainer.training:
-        raise UserError(
-            "--encoder.quantization int8_dynamic is for encoding. Train a LoRA on weights in "
-            "--encoder.quantization nf4 or int8, with --encoder.lora_rank above 0."
-        )
-    if encoder.quantization and not encoder.lora_rank and trainer.training:
-        raise UserError(
-            f"--encoder.quantization {encoder.quantization} keeps the weights as they are: train a "
-            "LoRA on them, with --encoder.lora_rank above 0."
-        )
-    mesh = module.device_mesh
-    device = trainer.strategy.root_device
-    if mesh is None:
-        encoder.load(device=device)
-        return
-    if mesh["tensor_parallel"].size() > 1:
-        raise UserError(
-            "--trainer.strategy: decoders are sharded by data parallelism only, but this strategy "
-            f"has a tensor parallel size of {mesh['tensor_parallel'].size()}. "
-            "Set --trainer.strategy fsdp2."
-        )
-    if getattr(precision, "scaler", None) is not None:
-        raise UserError(
-            "--trainer.precision 16-mixed scales the loss, and sharded ranks would not agree on "
-            "which steps to skip. Set --trainer.precision bf16-mixed, or --trainer.strategy ddp."
-        )
-    encoder.load(mesh["data_parallel"], device)
-    equal_on_all_ranks(module.parameters(), device)
-
-
-FSDP2.register_strategies(StrategyRegistry)

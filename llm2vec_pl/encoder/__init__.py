@@ -3,8 +3,8 @@
 from llm2vec_pl.encoder.encoder import Dtype, Encoder
 from llm2vec_pl.encoder.encoding import whole_batch_size
 from llm2vec_pl.encoder.folder import save_encoder, saved_weights
-from llm2vec_pl.encoder.int8_dynamic import Int8Linear
-from llm2vec_pl.encoder.lengths import TEXT_LENGTHS, Notes, send, text_lengths
+from llm2vec_pl.encoder.int8_dynamic import INT8_DYNAMIC, Int8Linear
+from llm2vec_pl.encoder.lengths import lengths_of, pinned, require, send, text_lengths
 from llm2vec_pl.encoder.origin import pinned_flags, recorded_origin, require_same_origin
 from llm2vec_pl.encoder.packed_attention import PACKED, install_packing, packed_states
 from llm2vec_pl.encoder.packing import PackedTexts
@@ -20,12 +20,11 @@ from llm2vec_pl.encoder.tokenizer_fingerprint import tokenizer_content
 from llm2vec_pl.encoder.weights import cast_weights
 
 __all__ = [
+    "INT8_DYNAMIC",
     "PACKED",
-    "TEXT_LENGTHS",
     "Dtype",
     "Encoder",
     "Int8Linear",
-    "Notes",
     "PackedTexts",
     "TextTokenizer",
     "TokenBatch",
@@ -33,9 +32,12 @@ __all__ = [
     "each_instruction",
     "install_packing",
     "join",
+    "lengths_of",
     "packed_states",
+    "pinned",
     "pinned_flags",
     "recorded_origin",
+    "require",
     "require_same_origin",
     "save_encoder",
     "saved_weights",

@@ -45,7 +45,7 @@ from llm2vec_pl.encoder.arguments import (
 )
 from llm2vec_pl.encoder.encoding import encode
 from llm2vec_pl.encoder.int8_dynamic import INT8_DYNAMIC, Fidelity, quantize, refuse_training
-from llm2vec_pl.encoder.lengths import TEXT_LENGTHS
+from llm2vec_pl.encoder.lengths import text_lengths
 from llm2vec_pl.encoder.loading import adapters_below, load_parts
 from llm2vec_pl.encoder.packed_attention import attention_modules, packed_states, takes_packed
 from llm2vec_pl.encoder.packing import lay_out
@@ -277,18 +277,19 @@ class Encoder(nn.Module):
     def hidden_states(self, batch: TokenBatch) -> Tensor:
         """The decoder's last hidden states.
 
-        Where the decoder packs, padding costs nothing and its states are 0. A batch that did not
-        come from an objective's trainer then makes a GPU wait, for the lengths of its texts.
+        Where the decoder packs, padding costs nothing and its states are 0. A batch without
+        `text_lengths` then makes the host wait for a GPU; the trainer's batches have them.
 
         Args:
-            batch: `input_ids` and `attention_mask`, each (B, L).
+            batch: `input_ids` and `attention_mask`, each (B, L); `text_lengths`, (B,), where they
+                are known.
 
         Returns:
             (B, L, D), in the dtype of the computation.
         """
         mask = batch["attention_mask"]
         packs = self.packs
-        texts = lay_out(mask) if packs else None
+        texts = lay_out(mask, batch.get("text_lengths")) if packs else None
         if texts is None:
             return self._padded_states(batch, is_full=packs)
         require_positions(texts.longest, self.config)
@@ -300,13 +301,14 @@ class Encoder(nn.Module):
         """The embeddings of a batch of texts.
 
         Args:
-            batch: `input_ids`, `attention_mask` and `pooling_mask`, each (B, L).
+            batch: `input_ids`, `attention_mask` and `pooling_mask`, each (B, L); `text_lengths`,
+                (B,), where they are known.
 
         Returns:
             (B, D) in float32, not normalised.
         """
         packs = self.packs
-        texts = lay_out(batch["attention_mask"]) if packs else None
+        texts = lay_out(batch["attention_mask"], batch.get("text_lengths")) if packs else None
         if texts is None:
             states = self._padded_states(batch, is_full=packs)
             return pool(states, batch["pooling_mask"], self.pooling)
@@ -319,7 +321,7 @@ class Encoder(nn.Module):
         mask = batch["attention_mask"]
         require_positions(mask.shape[1], self.config)
         # Without padding, attention without a mask is faster.
-        if not is_full and _may_be_padded(mask):
+        if not is_full and _may_be_padded(batch):
             inputs["attention_mask"] = mask
             if self._takes_position_ids:
                 inputs["position_ids"] = position_ids(mask)
@@ -425,10 +427,11 @@ def _require_weights_to_draw(
         )
 
 
-def _may_be_padded(attention_mask: Tensor) -> bool:
+def _may_be_padded(batch: TokenBatch) -> bool:
     """Whether there is padding, as far as can be told without waiting for a GPU."""
-    lengths = TEXT_LENGTHS.read(attention_mask)
+    mask: Tensor = batch["attention_mask"]
+    lengths = batch.get("text_lengths")
     if lengths is not None:
-        width = attention_mask.shape[1]
-        return min(lengths, default=width) < width
-    return attention_mask.is_cuda or not attention_mask.all()
+        width = mask.shape[1]
+        return min(text_lengths(mask, lengths), default=width) < width
+    return mask.is_cuda or not mask.all()

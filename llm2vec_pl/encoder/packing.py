@@ -36,19 +36,19 @@ class PackedTexts:
         return self.groups[-1][1]
 
 
-def lay_out(attention_mask: Tensor) -> PackedTexts | None:
+def lay_out(attention_mask: Tensor, lengths: Sequence[int] | None = None) -> PackedTexts | None:
     """Where the real tokens of a batch go; None where there is no padding to leave out.
-
-    Where nobody has noted the lengths of the texts, a GPU has to be waited for.
 
     Args:
         attention_mask: 1 on real tokens, 0 on padding on whatever side, (B, L).
+        lengths: of its texts, (B,), where the host knows them: otherwise a GPU has to be waited
+            for.
 
     >>> texts = lay_out(torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 1]]))
     >>> texts.groups, texts.index.tolist()
     (((1, 1), (2, 3)), [3, 0, 1, 2, 6, 7, 8])
     """
-    real, lengths = attention_mask.bool(), text_lengths(attention_mask)
+    real, lengths = attention_mask.bool(), text_lengths(attention_mask, lengths)
     width = real.shape[1]
     if min(lengths, default=width) == width or max(lengths) == 0:
         return None

@@ -9,14 +9,18 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from tokenizers import Encoding
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from llm2vec_pl.encoder.control_tokens import ControlTokens
-from llm2vec_pl.encoder.lengths import TEXT_LENGTHS, send
+from llm2vec_pl.encoder.lengths import send
 from llm2vec_pl.errors import Faults, UserError
 
-TokenBatch = dict[str, Tensor]
+TokenBatch = dict[str, Any]
+"""B texts as tokens: `input_ids`, `attention_mask` and `pooling_mask`, tensors (B, L).
+
+In a trainer `text_lengths` as well: how many tokens of each text the attention mask marks, a tuple
+of B numbers, which stays on the host when the tensors go to a device.
+"""
 TEXT = "{text}"
 # Stands for the text while a chat template is rendered; templates strip and escape odd characters.
 PLACEHOLDER = "llm2vec-text-goes-here"
@@ -307,26 +311,27 @@ def _some_token(tokenizer: PreTrainedTokenizerBase) -> int:
 def join(batches: Sequence[TokenBatch]) -> TokenBatch:
     """The rows of several token batches as one, padded to the longest.
 
+    It has `text_lengths` if all of them have.
+
     >>> short, long = ({"input_ids": torch.ones(1, n)} for n in (1, 2))
     >>> join([short, long])["input_ids"].tolist()
     [[1.0, 0.0], [1.0, 1.0]]
     """
     length = max(batch["input_ids"].shape[1] for batch in batches)
-    joined = {
+    joined: TokenBatch = {
         key: torch.cat([F.pad(b[key], (0, length - b[key].shape[1])) for b in batches])
         for key in batches[0]
+        if key != "text_lengths"
     }
-    lengths = [TEXT_LENGTHS.read(b["attention_mask"]) for b in batches if "attention_mask" in b]
-    if lengths and None not in lengths:
-        TEXT_LENGTHS.write(joined["attention_mask"], [n for each in lengths for n in each or []])
+    if all("text_lengths" in batch for batch in batches):
+        joined["text_lengths"] = tuple(n for batch in batches for n in batch["text_lengths"])
     return joined
 
 
 def take(batch: TokenBatch, rows: Sequence[int], length: int) -> TokenBatch:
     """Some rows of a right-padded batch, cut to a length: (R, length) each."""
     index = send(rows, batch["input_ids"].device)
-    taken = {key: value[index, :length] for key, value in batch.items()}
-    lengths = TEXT_LENGTHS.read(batch["attention_mask"])
-    if lengths is not None:
-        TEXT_LENGTHS.write(taken["attention_mask"], [min(lengths[i], length) for i in rows])
+    taken = {key: value[index, :length] for key, value in batch.items() if key != "text_lengths"}
+    if "text_lengths" in batch:
+        taken["text_lengths"] = tuple(min(batch["text_lengths"][i], length) for i in rows)
     return taken

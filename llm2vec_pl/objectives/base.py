@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -14,24 +16,23 @@ from torch.optim import Optimizer
 
 from llm2vec_pl.bidirectional import check_bidirectional
 from llm2vec_pl.distributed import Repeated, average_gradients, clip_gradients, mean_over_ranks
-from llm2vec_pl.distributed.fsdp2 import load_encoder
 from llm2vec_pl.encoder import (
-    TEXT_LENGTHS,
     Encoder,
     TokenBatch,
     cast_weights,
+    lengths_of,
+    pinned,
     recorded_origin,
     require_same_origin,
-    text_lengths,
 )
 from llm2vec_pl.errors import UserError
+from llm2vec_pl.objectives.load import load_encoder
 from llm2vec_pl.objectives.optimizer import adamw, set_rates
 from llm2vec_pl.objectives.training_state import (
     named_state,
     numbered_state,
     require_same_weights,
 )
-from llm2vec_pl.training.console import RunProgressBar
 
 Schedule = Literal["linear", "cosine", "constant"]
 
@@ -142,7 +143,7 @@ class Objective(LightningModule):
         loss = self.loss(batch)
         bar = self.trainer.progress_bar_callback
         # Lightning waits in each step for what it puts in a bar; this package's asks by itself.
-        in_bar = bar is not None and not isinstance(bar, RunProgressBar)
+        in_bar = bar is not None and not getattr(bar, "asks_for_the_loss", False)
         self.log_mean("loss", loss, row_count(batch), prog_bar=in_bar)
         return loss
 
@@ -215,15 +216,31 @@ class Objective(LightningModule):
         """What `llm2vec_config.json` says about the training, for those who use the encoder."""
         return {}
 
-    def transfer_batch_to_device(
-        self, batch: Any, device: torch.device, dataloader_idx: int
-    ) -> Any:
-        """Moves a batch, and notes what a step would have to ask the device: the texts' lengths."""
-        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
-        for here, there in zip(token_batches(batch), token_batches(moved), strict=True):
-            there.update((key, _counted(value)) for key, value in there.items())
-            TEXT_LENGTHS.write(there["attention_mask"], text_lengths(here["attention_mask"]))
-        return moved
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """A copy of a batch whose token batches are `prepared`, ready for the device.
+
+        A data module that overrides this hook takes its place: then batches come as they are, and
+        a step asks the device for what it has to know.
+        """
+        trainer = self._trainer
+        device = trainer.strategy.root_device if trainer else torch.device("cpu")
+
+        def ready(tokens: TokenBatch) -> TokenBatch:
+            prepared = self.prepared(tokens).items()
+            return {k: pinned(v, device) if isinstance(v, Tensor) else v for k, v in prepared}
+
+        return with_token_batches(batch, ready)
+
+    def prepared(self, batch: TokenBatch) -> TokenBatch:
+        """A token batch on the host, with what a step would otherwise have to ask the device.
+
+        Here: `text_lengths`, (B,). Where a loss changes the attention mask it changes these too, or
+        takes them out of the batch: lengths of another mask are an error.
+
+        Args:
+            batch: with `attention_mask`, (B, L), and whatever else it holds.
+        """
+        return {**batch, "text_lengths": lengths_of(batch["attention_mask"])}
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Draws this step's randomness from seed, step and rank: a resumed run draws the same."""
@@ -286,21 +303,20 @@ class Objective(LightningModule):
         return numbered_state(state, optimizer, self)
 
 
-def token_batches(batch: Any) -> list[TokenBatch]:
-    """The token batches in a batch, which may be one itself; none in what is no such thing."""
-    if not isinstance(batch, dict):
-        return []
-    parts = [batch, *batch.values()]
-    return [part for part in parts if isinstance(part, dict) and "attention_mask" in part]
+def with_token_batches(batch: Any, change: Callable[[TokenBatch], TokenBatch]) -> Any:
+    """A copy of a batch in which each token batch is changed: the batch itself, or what it holds.
 
-
-@torch.inference_mode(False)
-def _counted(value: Any) -> Any:
-    """A value; of a tensor made for inference, whose changes in place nobody counts, a copy.
-
-    What is noted of a tensor holds until it is changed.
+    Args:
+        batch: a dictionary; anything else is given back as it is.
+        change: gets a token batch, and gives what takes its place.
     """
-    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
+    if not isinstance(batch, dict):
+        return batch
+    changed = copy.copy(batch)  # of its own class, such as `Repeated`
+    changed.update({key: with_token_batches(value, change) for key, value in batch.items()})
+    if "attention_mask" in changed:
+        changed.update(change(changed))
+    return changed
 
 
 def row_count(batch: Any) -> int:

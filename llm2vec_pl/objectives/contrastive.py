@@ -21,6 +21,13 @@ from llm2vec_pl.objectives.losses import TextIds, info_nce, similarities
 # batch's keys they may hold `text_id`, equal for equal texts, and `negative` holds `query_index`.
 ContrastiveBatch = dict[str, TokenBatch]
 
+EMBEDDED = (
+    "input_ids",
+    "attention_mask",
+    "pooling_mask",
+    "text_lengths",
+)  # what an embedding needs
+
 LOWEST_TEMPERATURE = 0.01  # a learned one goes no lower (CLIP, Radford et al. 2021, section 2.5)
 
 
@@ -163,7 +170,7 @@ class Contrastive(Objective):
     def embed(self, batch: ContrastiveBatch) -> Texts:
         """The embeddings that the loss compares, all texts in one pass through the decoder."""
         parts = [
-            {key: batch[part][key] for key in ("input_ids", "attention_mask", "pooling_mask")}
+            {key: batch[part][key] for key in EMBEDDED if key in batch[part]}
             for part in ("query", "positive", "negative")
             if part in batch
         ]
@@ -194,7 +201,7 @@ class Contrastive(Objective):
         """
         if self.chunk_size is None:
             return self(batch)  # type: ignore[no-any-return]
-        lengths = text_lengths(batch["attention_mask"])
+        lengths = text_lengths(batch["attention_mask"], batch.get("text_lengths"))
         most = max(count for (count,) in row_counts(lengths))
         passes = math.ceil(most / self.chunk_size)
         # Texts of like length together: less padding.

@@ -74,9 +74,14 @@ def label_places(labels: Tensor) -> Tensor:
     >>> label_places(torch.tensor([[-100, 5, -100], [7, -100, 6]])).tolist()
     [1, 5]
     """
+    return is_label(labels).flatten().nonzero()[:, 0]
+
+
+def is_label(labels: Tensor) -> Tensor:
+    """Which of the labels (B, L) are tokens to predict, (B, L)."""
     labelled = labels != IGNORED
     labelled[:, :1] = False
-    return labelled.flatten().nonzero()[:, 0]
+    return labelled
 
 
 def _chunk(states: Tensor, targets: Tensor, head: Head) -> tuple[Tensor, Tensor]:

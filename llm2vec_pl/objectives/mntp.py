@@ -14,6 +14,9 @@ from llm2vec_pl.objectives.next_token import NextTokenObjective
 class MNTP(NextTokenObjective):
     """Masked next token prediction (LLM2Vec, section 2.1): a hidden token is predicted one earlier.
 
+    The trainer's batches come to `loss` with tokens hidden in `input_ids` and the hidden ones in
+    `labels`, -100 elsewhere: `torch.where(labels < 0, input_ids, labels)` is the text as it was.
+
     Args:
         encoder: what is trained.
         mask_probability: share of the tokens to hide; the paper takes 0.2 for the LLaMAs and 0.8

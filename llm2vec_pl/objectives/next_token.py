@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import MeanMetric
 
 from llm2vec_pl.distributed import mean_over_ranks
-from llm2vec_pl.encoder import Notes, TokenBatch, send
-from llm2vec_pl.objectives.base import Objective, row_count, token_batches
-from llm2vec_pl.objectives.losses import label_places, next_token_loss
-
-LABEL_PLACES: Notes[Tensor] = Notes()
-"""Of labels (B, L): their `label_places`, whose number only the host can know without waiting."""
-
-
-class Sent(NamedTuple):
-    """A token batch as it came to the device, its `versions` then, and the same with its labels."""
-
-    batch: TokenBatch
-    versions: list[int]
-    labelled: TokenBatch
-
-
-def versions(batch: TokenBatch) -> list[int]:
-    """How often each of its tensors has been changed in place."""
-    return [value._version for value in batch.values() if isinstance(value, Tensor)]
+from llm2vec_pl.encoder import TokenBatch, require, send
+from llm2vec_pl.objectives.base import Objective, row_count
+from llm2vec_pl.objectives.losses import is_label, label_places, next_token_loss
 
 
 class Perplexity(MeanMetric):
@@ -46,9 +30,6 @@ class NextTokenObjective(Objective):
 
     logits_at_once = 2**23  # in a chunk: 32 MB in float32, whatever the vocabulary
 
-    # What was sent to the device last.
-    _sent: tuple[Sent, ...] = ()
-
     def labelled(self, batch: TokenBatch) -> TokenBatch:
         """The batch with `labels` (B, L): the token to predict, or -100.
 
@@ -57,46 +38,31 @@ class NextTokenObjective(Objective):
         """
         raise NotImplementedError
 
-    def transfer_batch_to_device(
-        self, batch: Any, device: torch.device, dataloader_idx: int
-    ) -> Any:
-        """Moves a batch, and beside it the labels that its loss is going to ask for."""
-        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """As any objective's, with this step's randomness in training; none is used up here."""
         before = torch.get_rng_state()
-        if self.training:
+        if self.training and self._trainer is not None:
             # Not the dropout's seed, which would draw the same numbers.
             step = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
             torch.default_generator.manual_seed(self.seed_of(step, 1))
-        parts = zip(token_batches(batch), token_batches(moved), strict=True)
-        self._sent = tuple(
-            Sent(dict(there), versions(there), self._labelled_on(here, there))
-            for here, there in parts
-            if "input_ids" in here
-        )
+        batch = super().on_before_batch_transfer(batch, dataloader_idx)
         torch.set_rng_state(before)
-        return moved
+        return batch
 
-    def _labelled_on(self, here: TokenBatch, there: TokenBatch) -> TokenBatch:
-        """The labels of a batch on the host, as a part of the same batch on the device."""
-        labelled = here if "labels" in here else self.labelled(here)
-        device = there["attention_mask"].device
-        sent = {
-            key: there[key] if value is here.get(key) else send(value, device)
-            for key, value in labelled.items()
-        }
-        LABEL_PLACES.write(sent["labels"], send(label_places(labelled["labels"]), device))
-        return sent
+    def prepared(self, batch: TokenBatch) -> TokenBatch:
+        """A token batch on the host with `labels` (B, L), and `label_places` (M,), where they are.
+
+        Where a loss changes the labels it takes the places out of the batch: places of other labels
+        are an error. A batch to embed, in `Trainer.predict`, gets no labels.
+        """
+        batch = super().prepared(batch)
+        predicts = self._trainer is not None and self.trainer.predicting
+        if "input_ids" not in batch or predicts:
+            return batch
+        batch = self._with_labels(batch)
+        return {**batch, "label_places": label_places(batch["labels"])}
 
     def _with_labels(self, batch: TokenBatch) -> TokenBatch:
-        """The batch with what was made for it, unless somebody has changed it on the way.
-
-        To put another tensor in the batch is to change it, and so is to write into one: then
-        tokens are labelled anew, on the device.
-        """
-        for sent in self._sent:
-            same = all(batch.get(key) is sent.batch.get(key) for key in (*sent.batch, "labels"))
-            if same and versions(sent.batch) == sent.versions:
-                return {**batch, **sent.labelled}
         return batch if "labels" in batch else self.labelled(batch)
 
     def configure_model(self) -> None:
@@ -113,7 +79,8 @@ class NextTokenObjective(Objective):
         """The mean cross entropy of the labelled tokens, in nats.
 
         Args:
-            batch: `input_ids` and `attention_mask`, each (B, L); and `labels`, if they are given.
+            batch: `input_ids` and `attention_mask`, each (B, L). In training and validation also
+                `labels` and the rest of what is `prepared`; without labels they are made here.
         """
         loss, accuracy = self.predict(self._with_labels(batch))
         if self._trainer is not None:
@@ -127,8 +94,7 @@ class NextTokenObjective(Objective):
         has, so that the averaged gradient is that of one process with the whole batch.
         """
         labels = batch["labels"]
-        noted = LABEL_PLACES.read(labels)
-        places = label_places(labels) if noted is None else noted
+        places = known_places(labels, batch.get("label_places"))
         count = send(torch.tensor(len(places), dtype=torch.float32), labels.device)
         loss, correct = next_token_loss(
             self.encoder.hidden_states(batch),
@@ -150,3 +116,24 @@ class NextTokenObjective(Objective):
         else:
             self.val_perplexity.update(loss if rows else torch.zeros_like(loss), weight=rows)
             self.log("val/perplexity", self.val_perplexity, batch_size=rows)
+
+
+def known_places(labels: Tensor, places: Tensor | None) -> Tensor:
+    """Where the labels are, (M,): as a batch says, or asked of their device where it does not.
+
+    Args:
+        labels: the token to predict, or -100, (B, L).
+        places: the batch's `label_places`, (M,), if it has them.
+
+    Raises:
+        RuntimeError: if these are the places of other labels; on a GPU a failed assertion.
+    """
+    if places is None:
+        return label_places(labels)
+    labelled = is_label(labels).flatten()
+    require(
+        labelled.index_select(0, places).all() & (labelled.sum() == len(places)),
+        "The batch's label_places are not those of its labels. Where the labels change, take "
+        "label_places out of the batch.",
+    )
+    return places

@@ -14,8 +14,6 @@ from torch.optim.lr_scheduler import LambdaLR
 from llm2vec_pl.objectives.muon import Muon
 
 FUSED_ON = ("cpu", "cuda")
-IMPLEMENTATION = ("fused", "foreach", "capturable")
-"""Settings of an optimizer that say how it computes: a resumed run keeps its own."""
 
 
 def adamw(groups: Iterable[dict[str, Any]], **options: Any) -> Optimizer:

@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from llm2vec_pl.distributed import resumed_settings
 from llm2vec_pl.errors import UserError
-from llm2vec_pl.objectives.optimizer import IMPLEMENTATION
 
 
 def named_state(state: dict[str, Any], optimizer: Optimizer, module: nn.Module) -> dict[str, Any]:
@@ -40,8 +40,7 @@ def numbered_state(
     groups = []
     for group in optimizer.state_dict()["param_groups"]:
         settings = given.get(names[group["params"][0]], {}) if group["params"] else {}
-        own = {key: group[key] for key in ("params", *IMPLEMENTATION) if key in group}
-        groups.append({**group, **settings, **own})
+        groups.append({**group, **resumed_settings(settings)})
     return {
         **state,
         "state": {numbers[name]: value for name, value in state["state"].items()},

@@ -15,7 +15,7 @@ NOISE = (
     r".*`gradient_checkpointing_enable` is deprecated.*",
     r".*isinstance\(treespec, LeafSpec\).*",
     r".*does not have many workers.*",
-    r".*You have overridden `transfer_batch_to_device`.*",
+    r".*You have overridden `on_before_batch_transfer`.*",
     r".*Experiment logs directory .* exists and is not empty.*",  # of a run that is resumed
     r".*Checkpoint directory .* exists and is not empty.*",
 )
@@ -38,6 +38,7 @@ class RunProgressBar(RichProgressBar):
     """
 
     seconds_between_losses = 1.0
+    asks_for_the_loss = True  # so that no step has to give it
     _asked = 0.0  # time.monotonic()
     _loss: float | None = None
 

@@ -217,7 +217,7 @@ class Watched(MNTP):
         return super().labelled(batch)
 
     def loss(self, batch):
-        self.given.append(batch)
+        self.given.append(dict(batch))
         return super().loss(self.change(batch))
 
     def predict(self, batch):
@@ -225,36 +225,128 @@ class Watched(MNTP):
         return super().predict(batch)
 
 
-def watch(encoder, steps=3, **options):
+def watch(encoder, steps=3, stage="fit", **options):
     lightning.seed_everything(0)
     module = Watched(encoder, **options)
-    Trainer(max_steps=steps, limit_val_batches=0, **QUIET).fit(module, loaders(encoder))
+    trainer = Trainer(max_steps=steps, limit_val_batches=steps * (stage == "validate"), **QUIET)
+    getattr(trainer, stage)(module, loaders(encoder))
     return module
 
 
-def test_a_loss_gets_the_batch_as_it_is_and_tokens_were_hidden_once(encoder):
-    module = watch(encoder)
+@pytest.mark.parametrize("stage", ["fit", "validate"])
+def test_a_loss_gets_the_hidden_tokens_as_labels_and_the_lengths_of_the_texts(encoder, stage):
+    module = watch(encoder, stage=stage)
     assert len(module.asked) == len(module.given) == 3
-    for asked, given, predicted in zip(module.asked, module.given, module.predicted, strict=True):
-        assert set(given) == {"input_ids", "attention_mask"}
-        assert torch.equal(given["input_ids"], asked["input_ids"])
-        chosen = predicted["labels"] != IGNORED
-        assert torch.equal(predicted["labels"][chosen], given["input_ids"][chosen])
+    for asked, given in zip(module.asked, module.given, strict=True):
+        labels, mask = given["labels"], given["attention_mask"]
+        hidden = labels != IGNORED
+        assert hidden.any()
+        assert torch.equal(torch.where(hidden, labels, given["input_ids"]), asked["input_ids"])
+        assert torch.equal(given["label_places"], hidden.flatten().nonzero()[:, 0])
+        assert given["text_lengths"] == tuple(mask.sum(dim=1).tolist())
 
 
-def test_tokens_of_a_batch_that_a_loss_changes_are_hidden_anew(encoder):
-    change = lambda batch: {**batch, "input_ids": batch["input_ids"] + 1}  # noqa: E731
+def test_the_batch_of_a_loader_stays_as_it_is(encoder):
+    batch = loaders(encoder).dataset[0]
+    batches = [{key: value[None] for key, value in batch.items()}] * 2
+    kept = {key: value.clone() for key, value in batches[0].items()}
+    loader = DataLoader(batches, batch_size=None)
+    Trainer(max_steps=2, limit_val_batches=0, **QUIET).fit(MNTP(encoder), loader)
+    assert batches[0].keys() == kept.keys()
+    assert all(torch.equal(batches[0][key], kept[key]) for key in kept)
+
+
+def test_a_batch_that_a_loss_changes_is_the_one_that_the_decoder_sees(encoder):
+    def change(batch):
+        batch["input_ids"] = batch["input_ids"].clamp(max=70)  # another tensor in its place
+        batch["input_ids"][:, 0] = 71  # and its own content
+        return batch
+
     module = watch(encoder, change=change)
-    assert len(module.asked) == 2 * 3
     for given, predicted in zip(module.given, module.predicted, strict=True):
-        chosen = predicted["labels"] != IGNORED
-        assert torch.equal(predicted["labels"][chosen], given["input_ids"][chosen] + 1)
+        assert (predicted["input_ids"][:, 1:] <= 70).all()
+        assert (predicted["input_ids"][:, 0] == 71).all()
+        assert torch.equal(predicted["labels"], given["labels"])
 
 
-def test_labels_that_a_loss_brings_are_the_ones_predicted(encoder):
-    labels = lambda batch: {**batch, "labels": batch["input_ids"]}  # noqa: E731
-    for predicted in watch(encoder, change=labels).predicted:
+def test_a_loss_may_bring_labels_of_its_own(encoder):
+    def change(batch):
+        return {**batch, "labels": batch["input_ids"], "label_places": None}
+
+    for predicted in watch(encoder, change=change).predicted:
         assert torch.equal(predicted["labels"], predicted["input_ids"])
+
+
+def test_a_loss_may_cut_the_batch(encoder):
+    def change(batch):
+        tensors = ("input_ids", "attention_mask", "labels")
+        return {key: batch[key][:, :5] for key in tensors}
+
+    for predicted in watch(encoder, change=change).predicted:
+        assert predicted["input_ids"].shape[1] <= 5
+
+
+def no_labels(batch):
+    return {**batch, "labels": torch.full_like(batch["labels"], IGNORED)}
+
+
+def all_labels(batch):
+    return {**batch, "labels": batch["input_ids"]}
+
+
+@pytest.mark.parametrize("change", [no_labels, all_labels])
+def test_places_of_other_labels_are_an_error(encoder, change):
+    with pytest.raises(RuntimeError, match="take label_places out of the batch"):
+        watch(encoder, change=change)
+
+
+def without_first_token(batch):
+    mask = batch["attention_mask"].clone()
+    mask[:, 0] = 0
+    return {**batch, "attention_mask": mask}
+
+
+@pytest.mark.parametrize("padding_free", [True, False])
+def test_lengths_of_another_mask_are_an_error(llama_folder, padding_free):
+    encoder = Encoder(llama_folder, lora_rank=4, padding_free=padding_free)
+    with pytest.raises(RuntimeError, match="change text_lengths too, or take it out of the batch"):
+        watch(encoder, change=without_first_token)
+    watch(encoder, change=lambda batch: {**without_first_token(batch), "text_lengths": None})
+
+
+def test_a_batch_as_a_tokenizer_gives_it_has_a_loss(encoder):
+    mntp = MNTP(encoder, mask_probability=0.5)
+    mntp.configure_model()
+    assert mntp.loss(encoder.text(TEXTS)).item() > 0
+
+
+def test_texts_to_embed_are_not_masked(encoder):
+    mntp = MNTP(encoder, mask_probability=1.0)
+    rows = encoder.text(TEXTS[:1])
+    loader = DataLoader([rows], batch_size=None)
+    (embeddings,) = Trainer(**QUIET).predict(mntp, loader)
+    torch.testing.assert_close(embeddings, encoder.eval()(rows))
+
+
+class WithHook(lightning.LightningDataModule):
+    """Takes the place of the objective's own hook."""
+
+    def __init__(self, loader: DataLoader) -> None:
+        super().__init__()
+        self.train_dataloader = lambda: loader
+
+    def on_before_batch_transfer(self, batch, dataloader_idx):
+        return {**batch, "input_ids": batch["input_ids"].clamp(max=70)}
+
+
+def test_a_data_module_may_have_a_hook_of_its_own(encoder):
+    module = Watched(encoder)
+    trainer = Trainer(max_steps=3, limit_val_batches=0, **QUIET)
+    trainer.fit(module, WithHook(loaders(encoder)))
+    assert len(module.given) == len(module.asked) == 3
+    for given, predicted in zip(module.given, module.predicted, strict=True):
+        assert set(given) == {"input_ids", "attention_mask"}
+        assert (predicted["labels"] <= 70).all()
 
 
 def test_each_step_hides_other_tokens_and_the_same_ones_in_another_run(encoder, monkeypatch):
@@ -267,36 +359,8 @@ def test_each_step_hides_other_tokens_and_the_same_ones_in_another_run(encoder, 
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-class Changes(Watched):
-    """Writes into the batch before its loss; `changed` keeps what was then to be hidden."""
-
-    def __init__(self, encoder: Encoder, how) -> None:
-        super().__init__(encoder)
-        self.how, self.changed = how, []
-
-    def loss(self, batch):
-        self.how(batch)
-        self.changed.append(batch["input_ids"].clone())
-        return super().loss(batch)
-
-
-def write(batch):
-    batch["input_ids"].add_(1)
-
-
-def put(batch):
-    batch["input_ids"] = batch["input_ids"] + 1
-
-
-@pytest.mark.parametrize("how", [write, put, lambda batch: batch["input_ids"][:, 1:].fill_(77)])
-@pytest.mark.parametrize("stage", ["fit", "validate"])
-def test_tokens_of_a_batch_that_a_loss_changes_in_place_are_hidden_anew(encoder, how, stage):
-    module = Changes(encoder, how)
-    trainer = Trainer(max_steps=2, limit_val_batches=2 * (stage == "validate"), **QUIET)
-    getattr(trainer, stage)(module, loaders(encoder))
-    assert len(module.asked) == 2 * len(module.predicted) > 0
-    for changed, predicted in zip(module.changed, module.predicted, strict=True):
-        chosen = predicted["labels"] != IGNORED
-        assert chosen.any()
-        assert torch.equal(predicted["labels"][chosen], changed[chosen])
-        assert torch.equal(predicted["input_ids"][~chosen], changed[~chosen])
+def test_validation_in_a_trainer_hides_the_same_tokens_each_time(encoder):
+    first, second = (watch(encoder, stage="validate").predicted for _ in range(2))
+    for one, other in zip(first, second, strict=True):
+        assert torch.equal(one["labels"], other["labels"])
+        assert torch.equal(one["input_ids"], other["input_ids"])
