@@ -7,7 +7,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from llm2vec_pl.data.files.records import RECORD_READERS, Row, column_names, extension
+from llm2vec_pl.data.files.records import (
+    RECORD_READERS,
+    Row,
+    cannot_be_on_the_hub,
+    column_names,
+    extension,
+)
 from llm2vec_pl.errors import UserError
 
 
@@ -15,7 +21,7 @@ def looks_local(path: str | Path) -> bool:
     """Whether this is a file or folder, or can be nothing else, rather than a name on the hub."""
     if isinstance(path, Path) or Path(path).expanduser().exists():
         return True
-    return path[:1] in "/.~" or path.count("/") > 1 or extension(Path(path)) in RECORD_READERS
+    return cannot_be_on_the_hub(path, RECORD_READERS)
 
 
 def read_records(path: Path, columns: Sequence[str]) -> Iterator[Row]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO, cast
 
@@ -191,6 +191,11 @@ def open_text(path: Path, newline: str = "\n") -> TextIO:
     # "surrogateescape": a broken byte must not end the file, it is one bad row
     how = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": newline}
     return cast(TextIO, opener(path, "rt", **how))
+
+
+def cannot_be_on_the_hub(path: str, extensions: Container[str]) -> bool:
+    """Whether a name that is not there can only be a local path: by its form, or its extension."""
+    return path[:1] in "/.~" or path.count("/") > 1 or extension(Path(path)) in extensions
 
 
 def extension(path: Path) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from typing_extensions import override
 
 from llm2vec_pl.data.files.hub import WIKITEXT, HubDataset
+from llm2vec_pl.data.files.records import cannot_be_on_the_hub
 from llm2vec_pl.data.files.rows import READERS, Row, extension
 from llm2vec_pl.data.files.share import Picker, Share
 from llm2vec_pl.data.files.text_source import TextSource, is_split_word, split_of
@@ -51,8 +52,7 @@ def local_path(path: str) -> Path | None:
     local = Path(path).expanduser()
     if path and local.exists():
         return local
-    looks_local = path[:1] in "/.~" or path.count("/") > 1 or extension(local) in READERS
-    if looks_local or not path:
+    if not path or cannot_be_on_the_hub(path, READERS):
         raise UserError(f"--data.path {path!r} does not exist (looked for {local.absolute()}).")
     return None
 
