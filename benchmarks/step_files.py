@@ -85,7 +85,7 @@ def files_of(module: Objective, data: LightningDataModule) -> tuple[set[str], se
         enable_model_summary=False,
         callbacks=[Watch(step)],
     )
-    trainer.fit(module, DataLoader(batches, batch_size=None))
+    trainer.fit(module, DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
     return making, step
 
 

@@ -39,7 +39,8 @@ class Mixture(TextBlocks):
     @property
     @override
     def max_length(self) -> int:
-        return max(part.max_length for part in self.parts)
+        # The parts have no encoder of their own before they are set up.
+        return max(part._max_length or self.encoder_length or 512 for part in self.parts)
 
     @override
     def prepare_data(self) -> None:

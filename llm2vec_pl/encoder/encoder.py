@@ -74,8 +74,9 @@ class Encoder(nn.Module):
         revision: branch, tag or commit of a hub name.
         bidirectional: let each token see each other (step 1); false leaves the decoder causal.
         pooling: how the states of a text become its embedding.
-        max_length: tokens a text may have, special tokens included; longer ones are cut. Not more
-            than the decoder has positions for, where these are learned.
+        max_length: tokens a text may have, special tokens included; longer ones are cut. MNTP's
+            blocks have as many, unless the data says another number. Not more than the decoder has
+            positions for, where these are learned.
         template: what surrounds a text, as "[INST] {text} [/INST]", or "chat": the tokenizer's chat
             template as it is rendered now, or as an earlier stage in that folder has rendered it.
         adapters: further LoRA adapters to merge into the weights first, in this order: folders,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,14 +27,13 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from llm2vec_pl import data as data_modules
 from llm2vec_pl import objectives
-from llm2vec_pl.data import TextBlocks
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import UserError, fail, user_errors
 from llm2vec_pl.objectives import Objective
 from llm2vec_pl.training.checkpoint_files import CheckpointFiles
 from llm2vec_pl.training.checkpoints import Checkpoints, follow_each_validation
 from llm2vec_pl.training.console import RunProgressBar, silence_noise
-from llm2vec_pl.training.demo import data_is_open, has_demo_numbers, names, needs_reader
+from llm2vec_pl.training.demo import comes_from_tiny, look_through
 from llm2vec_pl.training.failures import no_process_left, out_of_memory
 from llm2vec_pl.training.finite import FiniteGradients
 from llm2vec_pl.training.flag_errors import explain
@@ -43,14 +41,20 @@ from llm2vec_pl.training.resume import find_checkpoint, run_loggers
 from llm2vec_pl.training.run_folder import PinnedConfig, keep_best, save_run
 from llm2vec_pl.training.self_check import SelfCheck
 
+PRINTING = ("-h", "--help", "--print_config")  # these end a command
+
 
 class Command(LightningCLI):
     """A recipe's command line: parsed, and everything built but the weights.
 
+    A flag counts before a `--config`, that before the numbers for the embedded decoder, and these
+    before the recipe's own, which are those of the constructors and `defaults`.
+
     Args:
         name: of the recipe; runs go to `runs/NAME` unless `--trainer.default_root_dir` is given.
         model: the objective, unless `--model` names another.
-        data: the data module, unless `--data` names another: one that needs no path.
+        data: the data module, unless `--data` names another: one that needs no path. Which decoder
+            is trained does not change it.
         defaults: of further flags, as {"trainer.max_steps": 1000}.
         demo: YAML with the numbers for the embedded decoder, which hold for it and for what was
             trained from it, where there is no `--config`.
@@ -68,7 +72,7 @@ class Command(LightningCLI):
     ) -> None:
         self.name = name
         self.reader = reader
-        self.demo = demo if demo and has_demo_numbers() else None
+        self.demo = demo
         defaults = defaults or {}
         self.defaults = {
             "model": _class_and_defaults(model, "model.", defaults),
@@ -89,7 +93,6 @@ class Command(LightningCLI):
             auto_configure_optimizers=False,
             save_config_callback=PinnedConfig,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={"default_config_files": [str(self.demo)]} if self.demo else {},
         )
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
@@ -119,24 +122,42 @@ class Command(LightningCLI):
         parser.set_defaults(self.defaults)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parses the command line, in which a path to data may do without `--data`."""
-        first = [f"--data={self.reader.__name__}"] if self.reader and needs_reader() else []
-        self.config = parser.parse_args([*first, *sys.argv[1:]])
+        """Parses the command line, with the numbers for the embedded decoder where it is trained.
+
+        A path to data may do without `--data`.
+        """
+        arguments = sys.argv[1:]
+        self.given = look_through(arguments)
+        if self.reader and self.given.data == "path":
+            arguments = [f"--data={self.reader.__name__}", *arguments]
+        if self.given.config:
+            self.demo = None
+        if self.demo:
+            self._take_numbers(parser, arguments)
+        self.config = parser.parse_args(arguments)
+
+    def _take_numbers(self, parser: LightningArgumentParser, arguments: list[str]) -> None:
+        """Takes the numbers for the embedded decoder, if it is the one to be trained."""
+        parser.default_config_files = [str(self.demo)]
+        # Without the flags that print what holds and end the command: that is not known yet.
+        asked = parser.parse_args([a for a in arguments if not a.startswith(PRINTING)])
+        name = asked["encoder"]["model_name"]
+        if not comes_from_tiny(name):
+            self.demo = None
+            parser.default_config_files = []
+            parser.set_defaults({"encoder.model_name": name})
 
     def before_instantiate_classes(self) -> None:
-        """Says what the data is where nothing does, and cuts texts as the encoder is told to."""
-        data = self.config["data"]
-        if data_is_open():
+        """Says what the data is where nothing else does."""
+        if self.given.data is None:
+            data = self.config["data"]["class_path"].rpartition(".")[2]
             numbers = (
                 f"the numbers are those of {self.demo}" if self.demo else "the recipe's numbers"
             )
             rank_zero_info(
-                f"{self.name}: without --data, {data['class_path'].rpartition('.')[2]}: the "
-                f"documentation of the Python packages on this machine; {numbers}"
+                f"{self.name}: without --data, {data}: the documentation of the Python packages on "
+                f"this machine; {numbers}"
             )
-        blocks = _is_text_blocks(data["class_path"])
-        if blocks and names("--encoder.max_length") and not names("--data.max_length"):
-            data["init_args"]["max_length"] = self.config["encoder"]["max_length"]
 
     def instantiate_classes(self) -> None:
         """Builds encoder, objective, data module and trainer."""
@@ -214,11 +235,6 @@ def _default_callbacks(
     if options["enable_progress_bar"] is not False:
         callbacks[ProgressBar] = RunProgressBar(leave=True)
     return callbacks
-
-
-def _is_text_blocks(class_path: str) -> bool:
-    module, _, name = class_path.rpartition(".")
-    return issubclass(getattr(import_module(module), name), TextBlocks)
 
 
 def _as_list(given: Any) -> list[Any]:

@@ -2,57 +2,65 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from llm2vec_pl.decoder import LINEAGE, TINY, locate, newest_run
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.files import read_json
 
-_CONFIG = ("-c", "--config")
 
+def comes_from_tiny(model_name: str) -> bool:
+    """Whether this is the embedded decoder, or was trained from it.
 
-def names(*flags: str) -> bool:
-    """Whether the command line has one of these flags."""
-    return not {argument.split("=")[0] for argument in sys.argv[1:]}.isdisjoint(flags)
+    Its numbers are no numbers for another decoder: a learning rate of 2e-3 ruins one of billions of
+    weights.
 
-
-def has_demo_numbers() -> bool:
-    """Whether the numbers for the embedded decoder hold: for it and what was trained from it.
-
-    They are no numbers for another decoder: a learning rate of 2e-3 ruins one of billions of
-    weights. A `--config` has its own.
+    Args:
+        model_name: as `--encoder.model_name`.
     """
-    if names(*_CONFIG, "--encoder"):
+    if model_name == "tiny":
+        return True
+    folder = newest_run(Path(model_name).expanduser())
+    if not folder.is_dir():
         return False
-    name = next((value for value in _values("--encoder.model_name")), "tiny")
-    return name == "tiny" or _comes_from_tiny(newest_run(Path(name).expanduser()))
+    try:
+        lineage = read_json(folder / LINEAGE)  # also of weights that were trained in full
+        return lineage.get("base_model") == "tiny" or locate(str(folder)).base == str(TINY)
+    except UserError:
+        return False  # it is said when the encoder is made
 
 
-def data_is_open() -> bool:
-    """Whether neither the command line nor a `--config` says what to train on."""
-    return not names("--data", "--data.path") and not any(map(_data_of, _values(*_CONFIG)))
+class Given(NamedTuple):
+    """What a command line says by itself, which the parsed flags and their defaults do not tell.
+
+    Args:
+        config: whether there is a `--config`.
+        data: whether flags or files name the class of the data, or a path alone; None for neither.
+    """
+
+    config: bool
+    data: Literal["class", "path"] | None
 
 
-def needs_reader() -> bool:
-    """Whether there is a path to data, but no data module is named to read it."""
-    if names("--data"):
-        return False
-    sections = [_data_of(file) for file in _values(*_CONFIG)]
-    if any(isinstance(data, str) or "class_path" in data for data in sections):
-        return False
-    return names("--data.path") or any(sections)
+def look_through(arguments: Sequence[str]) -> Given:
+    """Looks for what has to be known before all flags can be parsed.
 
-
-def _values(*flags: str) -> Iterator[str]:
-    """What the command line gives a flag."""
-    arguments = sys.argv[1:]
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        flag, equals, value = argument.partition("=")
-        if flag in flags:
-            yield value if equals else following
+    Args:
+        arguments: of the command line.
+    """
+    flags = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    flags.add_argument("-c", "--config", action="append", nargs="?", default=[])
+    flags.add_argument("--data", nargs="?")
+    flags.add_argument("--data.path", dest="path", nargs="?")
+    given, _ = flags.parse_known_args(arguments)
+    sections = [_data_of(file) for file in given.config if file]
+    data: Literal["class", "path"] | None = "path" if given.path or any(sections) else None
+    if given.data or any(isinstance(each, str) or "class_path" in each for each in sections):
+        data = "class"
+    return Given(bool(given.config), data)
 
 
 def _data_of(file: str) -> Any:
@@ -64,13 +72,3 @@ def _data_of(file: str) -> Any:
     except (OSError, ValueError, yaml.YAMLError):
         return {}  # the parser says what is wrong
     return (config.get("data") if isinstance(config, dict) else None) or {}
-
-
-def _comes_from_tiny(folder: Path) -> bool:
-    if not folder.is_dir():
-        return False
-    try:
-        lineage = read_json(folder / LINEAGE)  # also of weights that were trained in full
-        return lineage.get("base_model") == "tiny" or locate(str(folder)).base == str(TINY)
-    except UserError:
-        return False  # it is said when the encoder is made

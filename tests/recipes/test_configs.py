@@ -77,7 +77,7 @@ def test_the_papers_four_models_have_the_papers_numbers(name):
     config = yaml.safe_load((CONFIGS / name / "mntp.yaml").read_text())
     model, data = config["model"]["init_args"], config["data"]["init_args"]
     assert (model["mask_probability"], model["masking"]) == PAPER[name]
-    assert (data["batch_size"], data["max_length"]) == (32, 512)
+    assert (data["batch_size"], config["encoder"]["max_length"]) == (32, 512)
     assert config["encoder"]["lora_rank"] == 16
     assert config["trainer"]["max_steps"] == 1000
 
@@ -98,6 +98,13 @@ def test_the_papers_four_models_have_the_papers_contrastive_numbers(name):
     for config in (simcse, supervised):
         assert config["encoder"]["lora_rank"] == 16
         assert config["trainer"]["max_steps"] == 1000
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_a_shipped_config_says_once_how_long_a_text_is(file):
+    config = yaml.safe_load(file.read_text())
+    assert config["encoder"]["max_length"] >= 64
+    assert "max_length" not in str(config["data"])
 
 
 def test_every_flag_of_the_encoder_is_explained():

@@ -14,6 +14,7 @@ from llm2vec_pl.encoder.encoder import Encoder
 from llm2vec_pl.encoder.folder import save_encoder
 from llm2vec_pl.objectives import MNTP, Contrastive
 from llm2vec_pl.training.command import Command
+from llm2vec_pl.training.demo import look_through
 
 TINY = Path(__file__).parents[2] / "recipes" / "configs" / "tiny"
 
@@ -123,5 +124,63 @@ def test_the_encoders_max_length_is_that_of_the_blocks(recipe, config: bool) -> 
 def test_data_without_a_length_has_that_of_the_encoder(recipe, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one")
     flags = ["--data", "Wikipedia", "--data.path", str(tmp_path / "a.txt")]
-    command, _ = recipe("mntp", "--encoder.model_name", "tiny", *flags, "--data.max_length", "null")
-    assert command.datamodule.attach(command.model.encoder).max_length == 512
+    command, _ = recipe("mntp", "--encoder.model_name", "tiny", *flags)
+    assert command.datamodule.attach(command.model.encoder).max_length == 256
+    command, _ = recipe("mntp", *flags, "--encoder.max_length", "128")
+    assert command.datamodule.attach(command.model.encoder).max_length == 128
+
+
+def test_two_lengths_that_differ_are_said(recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    command, _ = recipe("mntp", "--encoder.max_length", "128", "--data.max_length", "64")
+    said: list[str] = []
+    monkeypatch.setattr("llm2vec_pl.data.text_blocks.rank_zero_info", said.append)
+    command.datamodule.attach(command.model.encoder).setup()
+    assert "blocks of 64 tokens (--data.max_length; --encoder.max_length is 128)" in said[-1]
+
+
+def test_a_decoder_that_a_file_names_has_the_recipes_numbers(
+    recipe, llama_folder, tmp_path: Path
+) -> None:
+    (tmp_path / "encoder.yaml").write_text(f"model_name: {llama_folder}")
+    command, said = recipe("mntp", "--encoder", str(tmp_path / "encoder.yaml"))
+    assert type(command.datamodule) is PythonDocs
+    assert (command.model.learning_rate, command.trainer.max_steps) == (5e-5, 1000)
+    assert said[0].endswith("the recipe's numbers")
+
+
+def test_the_newest_run_of_another_decoder_has_the_recipes_numbers(
+    recipe, llama_folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = Encoder(llama_folder, lora_rank=2).load()
+    save_encoder(encoder, tmp_path / "runs" / "mntp" / "version_0" / "encoder", {"recipe": "mntp"})
+    monkeypatch.chdir(tmp_path)
+    command, _ = recipe("supervised")
+    assert command.model.encoder.source.base == llama_folder
+    assert (command.model.learning_rate, command.datamodule.batch_size) == (5e-5, 32)
+
+
+@pytest.mark.parametrize("is_tiny", [True, False])
+def test_a_config_that_is_printed_has_the_numbers_that_hold(
+    recipe, llama_folder, capsys: pytest.CaptureFixture[str], is_tiny: bool
+) -> None:
+    name = "tiny" if is_tiny else llama_folder
+    with pytest.raises(SystemExit):
+        recipe("mntp", "--print_config", "--encoder.model_name", name)
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["encoder"]["model_name"] == name
+    assert printed["model"]["init_args"]["learning_rate"] == (2e-3 if is_tiny else 5e-5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "given"),
+    [
+        ("", (False, None)),
+        ("--data.batch_size 8 --encoder.model_name x", (False, None)),
+        ("--data.path=a", (False, "path")),
+        ("--data E5 --data.path a", (False, "class")),
+        ("--data", (False, None)),
+        ("-c missing.yaml", (True, None)),
+    ],
+)
+def test_a_command_line_is_looked_through(flags: str, given: tuple[bool, str | None]) -> None:
+    assert look_through(flags.split()) == given
