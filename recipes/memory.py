@@ -62,7 +62,7 @@ CASES: list[tuple[str, dict[str, Any], Step]] = [
 ]
 COLUMNS = (
     *("model", "trained", "devices", "texts x tokens"),
-    *("weights", "optimizer, gradients", "activations, transient", "GiB a device"),
+    *("weights", "optimizer, gradients", "activations, transient", "GiB per device"),
 )
 
 
