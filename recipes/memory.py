@@ -1,6 +1,6 @@
 """Estimates the memory that training needs on each device, from a model's configuration alone.
 
-python recipes/memory.py                # some models and settings
+python recipes/memory.py                # a table of examples
 python recipes/memory.py --model llama-3-8b --tokens 4096 --quantization nf4
 python recipes/memory.py --model Qwen/Qwen3-4B --lora_rank 0 --devices 8 --sharded true
 """
@@ -20,7 +20,7 @@ from llm2vec_pl.memory.step import gib
 from llm2vec_pl.memory.weights import Quantization
 from llm2vec_pl.source import locate, read_config
 
-# Shapes of models whose configurations the hub keeps behind a licence.
+# Shapes of models whose configurations are gated on the hub.
 LLAMA_3: dict[str, Any] = {
     "vocab_size": 128256,
     "num_key_value_heads": 8,
@@ -67,7 +67,7 @@ COLUMNS = (
 
 
 class Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
-    """Keeps the lines of the description."""
+    """Keeps the line breaks of the description."""
 
 
 def run(
@@ -81,13 +81,13 @@ def run(
     """Prints a table.
 
     Args:
-        step: what a device does.
+        step: what one device computes.
         model: s-llama-1.3b, mistral-7b, llama-3-8b, llama-3-70b, a folder or a name on the hub;
-            null prints a table of examples, whatever the other flags say.
+            null prints a table of examples and ignores the other flags.
         dtype: of the weights; a LoRA's is float32.
         lora_rank: 0 trains all weights.
-        quantization: of the frozen linear layers.
-        gradient_checkpointing: keep the layers' inputs only.
+        quantization: of the frozen linear layers, nf4 or int8.
+        gradient_checkpointing: keep only the inputs of the layers.
     """
     cases = CASES
     if model is not None:
@@ -103,7 +103,7 @@ def run(
 
 
 def row(how: dict[str, Any], step: Step, memory: Memory) -> list[str]:
-    """The cells of a case."""
+    """The cells of one row of the table, after the model's name."""
     trained = f"LoRA {how.get('lora_rank', 16)}" if how.get("lora_rank", 16) else "all"
     weights = how.get("quantization") or how.get("dtype", "bfloat16")
     several = f", {'FSDP2' if step.sharded else 'DDP'}" if step.devices > 1 else ""
