@@ -27,7 +27,7 @@ if __name__ == "__main__":
         default=RECIPES / "configs" / "tiny",
         help="a folder with mntp.yaml, simcse.yaml and supervised.yaml",
     )
-    parser.add_argument("--out", type=Path, help="where runs and results go; default: runs/pipeline")
+    parser.add_argument("--out", type=Path, help="for runs and results; runs/pipeline by default")
     parser.add_argument("--model_name", help="the decoder to start from, in place of mntp.yaml's")
     parser.add_argument(
         "--causal",
