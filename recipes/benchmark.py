@@ -1,4 +1,4 @@
-"""Measures training and encoding, as ratios in the same run: machines differ, and are shared.
+"""Measures training and encoding as ratios within one run, since machines differ and are shared.
 
 python recipes/benchmark.py mntp --against reference/bin/python           the authors' llm2vec 0.2.3
 python recipes/benchmark.py contrastive --objective simcse --batch_size 64
@@ -27,7 +27,7 @@ JOBS = {job.__name__: job for job in (*OF_AN_ENCODER, works.startup, scaling)}
 
 
 class Help(RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """Keeps the lines of the commands apart."""
+    """Keeps each command on its own line."""
 
 
 def command_line() -> Parser:
@@ -39,7 +39,7 @@ def command_line() -> Parser:
         if job in OF_AN_ENCODER:
             flags.add_class_arguments(Encoder, "encoder", skip={"model_name"}, instantiate=False)
             flags.add_argument(
-                "--encoder.model_name", type=str | None, default=None, help="in place of a shape"
+                "--encoder.model_name", type=str | None, default=None, help="instead of a shape"
             )
         commands.add_subcommand(name, flags)
     return parser

@@ -1,4 +1,4 @@
-"""Makes an encoder's folder of a checkpoint: of a run that was stopped, or one saved in shards.
+"""Makes an encoder's folder from a checkpoint, of a stopped run or one that was saved in shards.
 
 python recipes/consolidate.py runs/mntp/version_0
 python recipes/consolidate.py runs/mntp/version_0/checkpoints/best.ckpt --out my-encoder

@@ -1,6 +1,6 @@
 """Estimates the memory that training needs on each device, from a model's configuration alone.
 
-python recipes/memory.py                # some models and settings
+python recipes/memory.py                # a table of examples
 python recipes/memory.py --model llama-3-8b --tokens 4096 --quantization nf4
 python recipes/memory.py --model Qwen/Qwen3-4B --lora_rank 0 --devices 8 --sharded true
 """
@@ -17,7 +17,7 @@ from llm2vec_pl.errors import UserError, user_errors
 from llm2vec_pl.training import Parser, silence_noise
 from llm2vec_pl.training.memory import Memory, Quantization, Step, estimate, gib
 
-# Shapes of models whose configurations the hub keeps behind a licence.
+# Shapes of models whose configurations are gated on the hub.
 LLAMA_3: dict[str, Any] = {
     "vocab_size": 128256,
     "num_key_value_heads": 8,
@@ -59,12 +59,12 @@ CASES: list[tuple[str, dict[str, Any], Step]] = [
 ]
 COLUMNS = (
     *("model", "trained", "devices", "texts x tokens"),
-    *("weights", "optimizer, gradients", "activations, transient", "GiB a device"),
+    *("weights", "optimizer, gradients", "activations, transient", "GiB per device"),
 )
 
 
 class Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
-    """Keeps the lines of the description."""
+    """Keeps the line breaks of the description."""
 
 
 def run(
@@ -78,13 +78,13 @@ def run(
     """Prints a table.
 
     Args:
-        step: what a device does.
+        step: what one device computes.
         model: s-llama-1.3b, mistral-7b, llama-3-8b, llama-3-70b, a folder or a name on the hub;
-            null prints a table of examples, whatever the other flags say.
+            null prints a table of examples and ignores the other flags.
         dtype: of the weights; a LoRA's is float32.
         lora_rank: 0 trains all weights.
-        quantization: of the frozen linear layers.
-        gradient_checkpointing: keep the layers' inputs only.
+        quantization: of the frozen linear layers, nf4 or int8.
+        gradient_checkpointing: keep only the inputs of the layers.
     """
     cases = CASES
     if model is not None:
@@ -100,7 +100,7 @@ def run(
 
 
 def row(how: dict[str, Any], step: Step, memory: Memory) -> list[str]:
-    """The cells of a case."""
+    """The cells of one row of the table, after the model's name."""
     trained = f"LoRA {how.get('lora_rank', 16)}" if how.get("lora_rank", 16) else "all"
     weights = how.get("quantization") or how.get("dtype", "bfloat16")
     several = f", {'FSDP2' if step.sharded else 'DDP'}" if step.devices > 1 else ""

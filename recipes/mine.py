@@ -1,8 +1,8 @@
-"""Mines hard negatives for queries with positives, and writes triplets that E5 reads.
+"""Mines hard negatives for pairs of a query and its positive, and writes triplets that E5 reads.
 
 python recipes/mine.py --data pairs.jsonl --out triplets.jsonl --relative_margin 0.05
-python recipes/mine.py --encoder.model_name runs/simcse/version_0/encoder --data pairs.parquet ...
-python recipes/mine.py --corpus passages.txt --range_min 10 --range_max 50 --sampling random ...
+python recipes/mine.py --encoder.model_name runs/simcse --data pairs.parquet --out triplets.jsonl
+python recipes/mine.py --data pairs.jsonl --corpus passages.txt --sampling random --out out.jsonl
 python recipes/supervised.py --data E5 --data.path triplets.jsonl
 """
 
@@ -19,13 +19,13 @@ from llm2vec_pl.errors import user_errors
 from llm2vec_pl.mining import Rules, mine, read_pairs, read_texts, require_writable, write_triplets
 from llm2vec_pl.training import Parser, silence_noise
 
-# Of no use without training.
+# These matter only in training.
 TRAINING = {"lora_rank", "lora_alpha", "lora_dropout", "dora", "rslora", "attention_dropout"}
 TRAINING |= {"gradient_checkpointing", "random_weights"}
 
 
 class Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
-    """Keeps the lines of the description."""
+    """Keeps the line breaks of the description."""
 
 
 def run(
@@ -45,26 +45,26 @@ def run(
     device: str = "auto",
     show: int = 3,
 ) -> None:
-    """Reads, mines, writes, and says what was left out.
+    """Reads, mines, writes, and prints what was left out.
 
     Args:
-        encoder: the arguments of `Encoder` that differ from the folder's own settings.
+        encoder: the arguments of `Encoder` that override the folder's own settings.
         rules: which candidates become negatives.
-        data: a jsonl, csv, tsv or parquet file with a row a query; the positive is a text or a
-            list of texts.
+        data: a jsonl, csv, tsv or parquet file with one row per query; the positive is a text or
+            a list of texts.
         out: the JSON lines file to write: query, positive, negative (a list).
-        corpus: a file with further candidates, a text a row; txt has a text a line. Without it the
-            candidates are the positives of all rows.
-        query_column: of the data.
-        positive_column: of the data.
-        corpus_column: of the corpus.
-        query_instruction: written right before each query, as "Retrieve the answer: ".
+        corpus: a file with further candidates, one text per row, or per line of a txt file.
+            Without it the candidates are the positives of all rows.
+        query_column: of the data file.
+        positive_column: of the data file.
+        corpus_column: of the corpus file.
+        query_instruction: written directly before each query, such as "Retrieve the answer: ".
         document_instruction: the same for positives and candidates.
         drop_incomplete: leave out rows with fewer than num_negatives negatives.
-        batch_size: texts that go through the decoder at once.
-        chunk_size: candidates that are embedded and compared before the next ones.
-        device: cpu, cuda, cuda:1, …; auto takes a GPU where there is one.
-        show: rows to print at the end.
+        batch_size: how many texts go through the decoder at once.
+        chunk_size: how many candidates are embedded and compared at a time.
+        device: cpu, cuda, cuda:1, …; auto takes a GPU if there is one.
+        show: how many rows to print at the end.
     """
     require_writable(out)
     rows = read_pairs(data, query_column, positive_column)
@@ -109,7 +109,7 @@ if __name__ == "__main__":
     parser.add_function_arguments(run, skip={"encoder", "rules"})
     with user_errors():
         flags = parser.parse_args()
-        # What is not given is as the folder says, not as Encoder's signature does.
+        # Flags that are not given keep the folder's settings, not the defaults of Encoder.
         given = parser.parse_args(defaults=False).get("encoder", {})
         values = flags.as_dict()
         rules = Rules(**{name: values.pop(name) for name in Rules.__dataclass_fields__})

@@ -1,7 +1,7 @@
-"""All steps in one command: causal, bidirectional, MNTP, SimCSE, supervised, and what each brought.
+"""All steps in one command: causal, bidirectional, MNTP, SimCSE, supervised, each evaluated.
 
 python recipes/pipeline.py                   the embedded decoder, Python's documentation
-python recipes/pipeline.py --causal true     the same without step 1 and MNTP, to compare
+python recipes/pipeline.py --causal true     the same without step 1 and MNTP, for comparison
 python recipes/pipeline.py --configs recipes/configs/mistral-7b --trainer.devices 8
 """
 
@@ -18,7 +18,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Any other flag goes to every recipe, or to one: --mntp.trainer.max_steps 100.",
+        epilog="Any other flag is passed to every recipe, or to one: --mntp.trainer.max_steps 100.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -27,8 +27,8 @@ if __name__ == "__main__":
         default=RECIPES / "configs" / "tiny",
         help="a folder with mntp.yaml, simcse.yaml and supervised.yaml",
     )
-    parser.add_argument("--out", type=Path, help="for runs and results; runs/pipeline")
-    parser.add_argument("--model_name", help="the decoder to start from, instead of mntp.yaml's")
+    parser.add_argument("--out", type=Path, help="for runs and results; runs/pipeline by default")
+    parser.add_argument("--model_name", help="the decoder to start from, in place of mntp.yaml's")
     parser.add_argument(
         "--causal",
         choices=("true", "false"),

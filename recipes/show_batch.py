@@ -1,6 +1,6 @@
-"""Prints what a batch is, text by text, with the tokens that are pooled marked.
+"""Prints batches text by text, and marks the tokens that are pooled.
 
-python recipes/show_batch.py --data E5 --data.path ../shared/data/echo-data
+python recipes/show_batch.py --data E5 --data.path echo-data
 python recipes/show_batch.py --data PythonDocsPairs --encoder.model_name Qwen/Qwen3-0.6B
 python recipes/show_batch.py --config runs/supervised/version_0/config.yaml --task nq --batches 3
 """
@@ -19,7 +19,7 @@ from llm2vec_pl.training import Parser, ShowBatch, silence_noise
 
 if __name__ == "__main__":
     silence_noise()
-    warnings.simplefilter("ignore", DeprecationWarning)  # between libraries
+    warnings.simplefilter("ignore", DeprecationWarning)  # among libraries
     sys.path.insert(0, os.getcwd())  # for --data my_module.MyData
     parser = Parser(description=__doc__)
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="read flags from YAML")
@@ -27,7 +27,7 @@ if __name__ == "__main__":
     parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
     parser.add_class_arguments(ShowBatch, skip={"encoder", "console"})
     parser.add_method_arguments(ShowBatch, "show", skip={"data"})
-    for other in ("model", "trainer", "seed_everything", "resume"):  # of a run's config.yaml
+    for other in ("model", "trainer", "seed_everything", "resume"):  # in a run's config.yaml
         parser.add_argument(f"--{other}", type=dict | int | str | None, help=SUPPRESS)
     parser.set_defaults({"data": "llm2vec_pl.data.PythonDocsPairs"})
     with user_errors():

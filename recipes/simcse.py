@@ -1,4 +1,4 @@
-"""Step 3, unsupervised: each sentence is to find itself, seen through another dropout (SimCSE).
+"""Step 3, unsupervised (SimCSE): each sentence must find itself under different dropout.
 
 python recipes/simcse.py    starts from the newest run of recipes/mntp.py
 python recipes/simcse.py --config recipes/configs/mistral-7b/simcse.yaml --trainer.devices 8

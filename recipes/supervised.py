@@ -1,7 +1,7 @@
-"""Step 3, supervised: each query is to find its positive among those of the batch and negatives.
+"""Step 3, supervised: each query must find its positive among those of the batch and negatives.
 
 python recipes/supervised.py    starts from the newest run of recipes/mntp.py
-python recipes/supervised.py --encoder.model_name runs/simcse    from that of recipes/simcse.py
+python recipes/supervised.py --encoder.model_name runs/simcse    starts from SimCSE instead
 python recipes/supervised.py --config recipes/configs/mistral-7b/supervised.yaml --trainer.devices 8
 """
 

@@ -1,6 +1,6 @@
 """Trains the embedded decoder's tokenizer: byte-level BPE on Wikipedia and Python documentation.
 
-python recipes/tokenizer.py --wikipedia ../shared/data/wikipedia --output llm2vec_pl/assets/tiny
+python recipes/tokenizer.py --wikipedia wikipedia --output my-tokenizer
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ BOS, EOS, PAD, MASK = SPECIAL_TOKENS = ["<s>", "</s>", "<pad>", "<mask>"]
 
 
 def train_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer that puts `<s>` before each text."""
+    """Trains a byte-level BPE tokenizer that puts `<s>` before each text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -57,7 +57,7 @@ def main() -> None:
     def texts() -> Iterator[str]:
         yield from Wikipedia(args.wikipedia, max_rows=args.articles).texts("train")
         docs = list(PythonDocs().texts("train"))
-        yield from docs[:: max(1, len(docs) // args.docs)]  # sorted by name: from all packages
+        yield from docs[:: max(1, len(docs) // args.docs)]  # some of every package
 
     tokenizer = train_tokenizer(texts(), args.vocab_size)
     tokenizer.save_pretrained(args.output)

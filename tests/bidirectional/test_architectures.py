@@ -379,45 +379,46 @@ def table() -> str:
         f"- **{count['full']} are bidirectional in full**, in every layer and every sub-module "
         f"({sdpa['full']} of them with sdpa attention too);",
         f"- {count['hybrid']} are hybrids ({sdpa['hybrid']} with sdpa): their attention is "
-        f"bidirectional, a convolution or recurrence beside it stays causal, as a warning says;",
-        f"- {count['refused']} are refused with the reason.",
+        f"bidirectional, but a convolution or recurrence stays causal, as a warning says;",
+        f"- {count['refused']} are refused, with the reason.",
         "",
-        f"**With default arguments {trained['full']} of the {count['full']}, and "
-        f"{trained['hybrid']} of the {count['hybrid']} hybrids, train a LoRA, train all weights, "
-        f"and open again** with the same embeddings. {packing['full']} of the {count['full']} pack "
-        "as well: all five properties hold. The others pad their batches, with the same results.",
+        f"**With default arguments, {trained['full']} of the {count['full']} and "
+        f"{trained['hybrid']} of the {count['hybrid']} hybrids train a LoRA, train all weights, "
+        f"and open again** with the same embeddings. {packing['full']} of the {count['full']} also "
+        "pack, so they have all five properties. The others pad their batches, with the same "
+        "results.",
         "",
         "- *packs*: texts are laid end to end, without padding, with the architecture's best "
         "attention.",
-        "- *LoRA trains*: with `Encoder`'s default arguments, a step of MNTP and one of "
+        "- *LoRA trains*: with `Encoder`'s default arguments, one step of MNTP and one of "
         "contrastive learning give each trainable weight a gradient and change the loss.",
         "- *full trains*: the same with `lora_rank=0`. Weights that no text reaches are frozen.",
-        "- *saves and reopens*: what `save_encoder` writes has the same embeddings in "
-        "`Encoder.from_pretrained`, a LoRA in peft alone, too.",
-        "",
-        "Padding on the right never changes a result, nor does the size of the batch. Padding on "
-        "the left does not either when `position_ids` are given, as the encoder does wherever "
-        "`forward` takes them; `right` marks those that need them.",
+        "- *saves and reopens*: what `save_encoder` writes gives the same embeddings in "
+        "`Encoder.from_pretrained`. A LoRA also does so in peft alone.",
+        "- *attention*: the attention implementations on which step 1 passes its checks.",
+        "- *padding-safe*: padding on the right never changes a result, and neither does the size "
+        "of the batch. Padding on the left does not either if `position_ids` are given, as the "
+        "encoder does wherever `forward` takes them; `right` marks the decoders that need them.",
         "",
         "## Where a LoRA goes",
         "",
-        "On all linear layers, but for:",
+        "On all linear layers, except:",
         "",
-        "- routers, and layers that give no gradient or that text does not pass through: indexers "
+        "- routers, and layers that get no gradient or that text does not pass through: indexers "
         "of sparse attention, towers for images and audio;",
-        "- dense layers and shared experts of the mixtures below that say so: peft 0.21 opens "
-        "every adapter as if it had been trained with transformers 4, and takes `gate_proj`, "
-        "`up_proj` and `down_proj` for parts of all experts. The LoRA goes on attention there;",
-        "- `out_proj` of mamba mixers, whose kernels for CUDA go past an adapter, and layers that "
+        "- dense layers and shared experts of the mixtures below whose notes say so: peft 0.21 "
+        "opens every adapter as if it had been trained with transformers 4, and takes `gate_proj`, "
+        "`up_proj` and `down_proj` for parts of all experts. There the LoRA goes on attention;",
+        "- `out_proj` of mamba mixers, whose CUDA kernels bypass an adapter, and layers that "
         "share their weight (zamba).",
         "",
-        "Experts themselves, which transformers keep as one tensor, get none: peft has no dropout "
-        "for them. `--encoder.lora_targets` chooses fewer layers, by the ends of their names or by "
-        "regular expressions.",
+        "The experts themselves, which transformers keeps as one tensor, get no LoRA: peft has no "
+        "dropout for them. `--encoder.lora_targets` chooses fewer layers, by the ends of their "
+        "names or by regular expressions.",
         "",
         "## The table",
         "",
-        "Measured on tiny models with random weights, on CPU in float32, by "
+        "Measured on tiny models with random weights, on a CPU in float32, by "
         "`python tests/test_architectures.py > ARCHITECTURES.md`.",
         "",
         f"| {' | '.join(COLUMNS)} |",
