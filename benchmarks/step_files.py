@@ -22,10 +22,10 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
 import llm2vec_pl
-from llm2vec_pl.console import silence_noise
 from llm2vec_pl.data import PythonDocs, PythonDocsPairs
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.objectives import MNTP, Contrastive, Objective
+from llm2vec_pl.training import silence_noise
 
 PACKAGE = Path(llm2vec_pl.__file__).parent
 STEP = 3  # the one that is watched: the first ones have their checks

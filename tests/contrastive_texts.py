@@ -6,7 +6,7 @@ import zlib
 
 import torch
 
-from llm2vec_pl.encoder import Encoder
+from llm2vec_pl.encoder.encoder import Encoder
 
 QUERIES = [
     "how to read a file",

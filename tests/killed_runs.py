@@ -14,7 +14,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["llm2vec_pl.cli", "llm2vec_pl.lora", "torch._dynamo"])
+FORKS.set_forkserver_preload(
+    ["llm2vec_pl.training.command", "llm2vec_pl.lora.new", "torch._dynamo"]
+)
 
 
 class Run:

@@ -20,8 +20,8 @@ import torch.distributed as dist
 from contrastive_texts import NEGATIVES, POSITIVES, QUERIES, contrastive_batch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 
-from llm2vec_pl.encoder import Encoder
-from llm2vec_pl.fsdp2 import FSDP2
+from llm2vec_pl.distributed.fsdp2 import FSDP2
+from llm2vec_pl.encoder.encoder import Encoder
 from llm2vec_pl.objectives import MNTP, Contrastive, Objective
 from llm2vec_pl.objectives.causal_lm import CausalLM
 

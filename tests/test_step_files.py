@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llm2vec_pl.data import PythonDocs, PythonDocsPairs
-from llm2vec_pl.encoder import Encoder
+from llm2vec_pl.encoder.encoder import Encoder
 from llm2vec_pl.objectives import MNTP, Contrastive
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "step_files.py"

@@ -7,16 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from llm2vec_pl.data.batches import TaskBatches, TaskRows
-from llm2vec_pl.data.contrastive_batch import Task, TextBatch, TextBatches, Tokenised
 from llm2vec_pl.data.encoder_data import EncoderData
-from llm2vec_pl.data.fit_progress import FitProgress
-from llm2vec_pl.data.resumable import ResumableLoader
-from llm2vec_pl.data.splits import SPLITS, Split
-from llm2vec_pl.data.token_batches import TokenBatches
-from llm2vec_pl.data.token_counts import TokenCounter
+from llm2vec_pl.data.examples import (
+    Task,
+    TaskBatches,
+    TaskRows,
+    TextBatch,
+    TextBatches,
+    TokenBatches,
+    TokenCounter,
+    Tokenised,
+)
+from llm2vec_pl.data.files import SPLITS, Split
+from llm2vec_pl.data.resuming import FitProgress, ResumableLoader
+from llm2vec_pl.encoder import TextTokenizer
 from llm2vec_pl.errors import UserError
-from llm2vec_pl.text import TextTokenizer
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,11 +8,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from llm2vec_pl.encoder import Encoder
-from llm2vec_pl.encoding import whole_batch_size
-from llm2vec_pl.gather import gather_rows, world
-from llm2vec_pl.influence import evaluating
-from llm2vec_pl.text import each_instruction
+from llm2vec_pl.decoder import evaluating
+from llm2vec_pl.distributed import gather_rows, world
+from llm2vec_pl.encoder import Encoder, each_instruction, whole_batch_size
 
 Embed = Callable[[Sequence[str], str], Tensor]
 

@@ -15,21 +15,24 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from llm2vec_pl.bidirectional import check_bidirectional
-from llm2vec_pl.encoder import Encoder
+from llm2vec_pl.distributed import Repeated, average_gradients, clip_gradients, mean_over_ranks
+from llm2vec_pl.encoder import (
+    Encoder,
+    TokenBatch,
+    cast_weights,
+    lengths_of,
+    pinned,
+    recorded_origin,
+    require_same_origin,
+)
 from llm2vec_pl.errors import UserError
-from llm2vec_pl.gather import Repeated, mean_over_ranks
-from llm2vec_pl.host import lengths_of, pinned
 from llm2vec_pl.objectives.load import load_encoder
+from llm2vec_pl.objectives.optimizer import adamw, set_rates
 from llm2vec_pl.objectives.training_state import (
     named_state,
     numbered_state,
     require_same_weights,
 )
-from llm2vec_pl.optimizer import adamw, set_rates
-from llm2vec_pl.origin import recorded_origin, require_same_origin
-from llm2vec_pl.sharding import average_gradients, clip_gradients
-from llm2vec_pl.text import TokenBatch
-from llm2vec_pl.weights import cast_weights
 
 Schedule = Literal["linear", "cosine", "constant"]
 

@@ -6,11 +6,10 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.precision import HalfPrecision
 from lightning.pytorch.strategies import StrategyRegistry
 
-from llm2vec_pl.encoder import Encoder
+from llm2vec_pl.distributed import equal_on_all_ranks
+from llm2vec_pl.distributed.fsdp2 import FSDP2
+from llm2vec_pl.encoder import INT8_DYNAMIC, Encoder
 from llm2vec_pl.errors import UserError
-from llm2vec_pl.fsdp2 import FSDP2
-from llm2vec_pl.int8_dynamic import INT8_DYNAMIC
-from llm2vec_pl.sharding import equal_on_all_ranks
 
 # `strategy="fsdp2"` is known wherever there is an objective to train with it.
 FSDP2.register_strategies(StrategyRegistry)

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from llm2vec_pl.gather import mean_over_ranks
-from llm2vec_pl.host import require, send
-from llm2vec_pl.losses import is_label, label_places, next_token_loss
+from llm2vec_pl.distributed import mean_over_ranks
+from llm2vec_pl.encoder import TokenBatch, require, send
 from llm2vec_pl.objectives.base import Objective, row_count
-from llm2vec_pl.text import TokenBatch
+from llm2vec_pl.objectives.losses import is_label, label_places, next_token_loss
 
 
 class Perplexity(MeanMetric):

@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from llm2vec_pl.distributed import resumed_settings
 from llm2vec_pl.errors import UserError
-from llm2vec_pl.optimizer_settings import resumed_settings
 
 
 def named_state(state: dict[str, Any], optimizer: Optimizer, module: nn.Module) -> dict[str, Any]:

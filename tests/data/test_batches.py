@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm2vec_pl.data.batches import (
+from llm2vec_pl.data.examples.batches import (
     TaskBatch,
     TaskBatches,
     TaskRows,
     rows_of_epoch,
 )
-from llm2vec_pl.data.resumable import ResumableLoader
+from llm2vec_pl.data.resuming.resumable import ResumableLoader
 from llm2vec_pl.errors import UserError
 
 SIZES = st.lists(st.integers(0, 60), min_size=1, max_size=4)

@@ -13,13 +13,16 @@ import torch.multiprocessing as mp
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from llm2vec_pl.data.contrastive_batch import CHARACTERS_PER_TOKEN, Task, TextBatch, Tokenised
 from llm2vec_pl.data.contrastive_data import ContrastiveData
-from llm2vec_pl.data.examples import Example, ListedExamples, text_id
-from llm2vec_pl.data.instructions import Instruction
-from llm2vec_pl.data.splits import SPLITS
+from llm2vec_pl.data.examples.contrastive_batch import Task, TextBatch, Tokenised
+from llm2vec_pl.data.examples.example import Example
+from llm2vec_pl.data.examples.examples import ListedExamples
+from llm2vec_pl.data.examples.instructions import Instruction
+from llm2vec_pl.data.examples.token_counts import CHARACTERS_PER_TOKEN
+from llm2vec_pl.data.files.splits import SPLITS
+from llm2vec_pl.data.files.text_ids import text_id
+from llm2vec_pl.encoder.tokenizer import TextTokenizer
 from llm2vec_pl.errors import UserError
-from llm2vec_pl.text import TextTokenizer
 
 SILENT: dict[str, Any] = {
     "logger": False,

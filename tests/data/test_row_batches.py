@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data.distributed import DistributedSampler
 
-from llm2vec_pl.data.resumable import ResumableLoader
-from llm2vec_pl.data.row_batches import RowBatches, RowsOf
+from llm2vec_pl.data.blocks.row_batches import RowBatches, RowsOf
+from llm2vec_pl.data.resuming.resumable import ResumableLoader
 from llm2vec_pl.errors import UserError
 
 ROWS = st.integers(1, 60)

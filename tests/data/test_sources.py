@@ -8,10 +8,10 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from llm2vec_pl.data import E5, Wikipedia, WikipediaSentences
-from llm2vec_pl.data.share import Share
-from llm2vec_pl.data.sources import HubDataset, LocalFiles
+from llm2vec_pl.data.files.share import Share
+from llm2vec_pl.data.files.sources import HubDataset, LocalFiles
+from llm2vec_pl.encoder.tokenizer import TextTokenizer
 from llm2vec_pl.errors import UserError
-from llm2vec_pl.text import TextTokenizer
 
 
 @pytest.fixture

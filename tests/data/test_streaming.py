@@ -18,13 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import Trainer
 
-from llm2vec_pl.data import Wikipedia, stream_loader
-from llm2vec_pl.data.placed_blocks import placed_blocks, shuffled_in_groups
-from llm2vec_pl.data.rows import Row
-from llm2vec_pl.data.share import Picker, Share
-from llm2vec_pl.data.sources import HubDataset, LocalFiles
-from llm2vec_pl.data.splits import SplitTexts
-from llm2vec_pl.data.stream_loader import StreamLoader
+from llm2vec_pl.data import Wikipedia
+from llm2vec_pl.data.blocks import stream_loader
+from llm2vec_pl.data.blocks.placed_blocks import placed_blocks, shuffled_in_groups
+from llm2vec_pl.data.blocks.stream_loader import StreamLoader
+from llm2vec_pl.data.files.rows import Row
+from llm2vec_pl.data.files.share import Picker, Share
+from llm2vec_pl.data.files.sources import HubDataset, LocalFiles
+from llm2vec_pl.data.files.splits import SplitTexts
 from llm2vec_pl.errors import UserError
 
 TEXTS = [f"Article {i} is one. " * (i % 5 + 1) for i in range(90)]

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm2vec_pl.data.batches import TaskBatch, TaskBatches, TaskRows
-from llm2vec_pl.data.resumable import ResumableLoader
-from llm2vec_pl.data.token_batches import TokenBatches
+from llm2vec_pl.data.examples.batches import TaskBatch, TaskBatches, TaskRows
+from llm2vec_pl.data.examples.token_batches import TokenBatches
+from llm2vec_pl.data.resuming.resumable import ResumableLoader
 from llm2vec_pl.errors import UserError
 
 TOKENS = st.lists(st.integers(1, 100), max_size=120)

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from llm2vec_pl.encoder import Encoder
+from llm2vec_pl.encoder.encoder import Encoder
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.objectives import CausalLM
-from llm2vec_pl.optimizer import muon_and_adamw
+from llm2vec_pl.objectives.optimizer import muon_and_adamw
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from lightning.pytorch import Trainer
 from saved_models import save_model, small_llama
 from torch.utils.data import DataLoader
 
-from llm2vec_pl.encoder import Encoder
+from llm2vec_pl.encoder.encoder import Encoder
 from llm2vec_pl.errors import UserError
-from llm2vec_pl.losses import info_nce
 from llm2vec_pl.objectives import Contrastive
+from llm2vec_pl.objectives.losses import info_nce
 
 QUIET = {
     "accelerator": "cpu",

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
-from llm2vec_pl.encoder import Encoder
+from llm2vec_pl.encoder.encoder import Encoder
 from llm2vec_pl.errors import UserError
-from llm2vec_pl.masking import IGNORED
 from llm2vec_pl.objectives import MNTP
+from llm2vec_pl.objectives.masking import IGNORED
 
 TEXTS = [
     "The cat sat on the mat and looked at the dog.",
