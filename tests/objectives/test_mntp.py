@@ -33,11 +33,11 @@ def encoder(llama_folder):
 
 @pytest.fixture
 def batch(encoder):
-    return {k: v for k, v in encoder.text(TEXTS).items() if k != "pooling_mask"}
+    return {k: v for k, v in encoder.tokenize(TEXTS).items() if k != "pooling_mask"}
 
 
 def loaders(encoder):
-    blocks = [encoder.text([text]) for text in TEXTS]
+    blocks = [encoder.tokenize([text]) for text in TEXTS]
     rows = [{k: v[0] for k, v in block.items() if k != "pooling_mask"} for block in blocks]
     return DataLoader(rows, batch_size=1)
 
