@@ -15,7 +15,7 @@ from llm2vec_pl.decoder import locate, read_config
 from llm2vec_pl.encoder import Dtype
 from llm2vec_pl.errors import UserError, user_errors
 from llm2vec_pl.training import Parser, silence_noise
-from llm2vec_pl.training.memory import Memory, Quantization, Step, estimate, gib
+from llm2vec_pl.training.memory import Memory, Step, WeightQuantization, estimate, gib
 
 # Shapes of models whose configurations are gated on the hub.
 LLAMA_3: dict[str, Any] = {
@@ -72,7 +72,7 @@ def run(
     model: str | None = None,
     dtype: Dtype = "bfloat16",
     lora_rank: int = 16,
-    quantization: Quantization | None = None,
+    quantization: WeightQuantization | None = None,
     gradient_checkpointing: bool = True,
 ) -> None:
     """Prints a table.

@@ -59,7 +59,7 @@ class Batches(LightningDataModule):
 
 def blocks(objective: Objective, rows: slice, step: int) -> Any:
     """With other numbers of labels on each rank."""
-    batch = objective.encoder.text([TEXTS[(8 * step + i) % len(TEXTS)] for i in range(8)])
+    batch = objective.encoder.tokenize([TEXTS[(8 * step + i) % len(TEXTS)] for i in range(8)])
     batch.pop("pooling_mask")
     if isinstance(objective, MNTP):
         batch = objective.masked(batch, torch.Generator().manual_seed(step))

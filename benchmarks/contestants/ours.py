@@ -56,13 +56,13 @@ def _token_batches(job: dict[str, Any], encoder: Encoder) -> dict[str, Any]:
     negatives = job["negatives"]
     index = list(range(len(negatives)))
     texts = TextBatch("", job["queries"], job["positives"], negatives, index, "", "")
-    return Tokenised(encoder.text)(texts)
+    return Tokenised(encoder.tokenize)(texts)
 
 
 def _encode(job: dict[str, Any]) -> Callable[[], None]:
     encoder = Encoder(job["model"], **{**job["encoder"], "lora_rank": 0})
     encoder.load().eval().to(job["device"])
-    masks = encoder.text(job["texts"])["attention_mask"].split(job["batch_size"])
+    masks = encoder.tokenize(job["texts"])["attention_mask"].split(job["batch_size"])
     _note(job, encoder, masks, torch.full((1, 1), IGNORED))
 
     def run() -> None:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from llm2vec_pl.data.blocks import (
     Blocks,
     RepeatedRows,
-    RowBatches,
+    RowBatchSampler,
     RowsOf,
     StreamedBlocks,
     StreamLoader,
@@ -187,7 +187,7 @@ class TextBlocks(EncoderData):
                 dataset, self.batch_size, num_workers=self.num_workers, collate_fn=self.collate
             )
         shuffle = split == "train"
-        sampler = RowBatches(
+        sampler = RowBatchSampler(
             dataset, self.batch_size, self.rank, self.world_size, self.seed, shuffle
         )
         collate = self.collate if shuffle else partial(_counting_once, self.collate)

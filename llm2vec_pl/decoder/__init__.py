@@ -41,7 +41,7 @@ from llm2vec_pl.decoder.source import (
     require_weights,
     weight_files,
 )
-from llm2vec_pl.decoder.streamed_weights import WeightFiles, places_of
+from llm2vec_pl.decoder.streamed_weights import WeightFiles, slots_of
 
 __all__ = [
     "ATTENTION_DROPOUTS",
@@ -75,13 +75,13 @@ __all__ = [
     "locate_adapter",
     "multiplies_in_bfloat16",
     "newest_run",
-    "places_of",
     "quantization_config",
     "read_config",
     "read_settings",
     "read_tokenizer",
     "rendered_template",
     "require_weights",
+    "slots_of",
     "split_causal_lm",
     "use_own_lengths",
     "weight_files",

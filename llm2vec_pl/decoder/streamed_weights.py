@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from llm2vec_pl.decoder.source import Source, weight_files
 
-Place = tuple[nn.Module, str]
+Slot = tuple[nn.Module, str]
 """A module and the name of one of its parameters."""
 
 
@@ -63,7 +63,7 @@ class WeightFiles:
             if name in buffers:
                 buffers[name].copy_(read[:] if buffers[name].dim() else read)
 
-    def read_parameters(self, places: dict[str, Place], device: torch.device) -> None:
+    def read_parameters(self, places: dict[str, Slot], device: torch.device) -> None:
         """Fills parameters on the meta device with their weights, or with this rank's rows.
 
         Args:
@@ -94,7 +94,7 @@ class WeightFiles:
                     yield name, file.get_slice(key)
 
 
-def places_of(model: nn.Module) -> dict[str, Place]:
+def slots_of(model: nn.Module) -> dict[str, Slot]:
     """Where a model's parameters are; they are found there when a LoRA has wrapped the modules."""
     return {
         f"{prefix}.{name}" if prefix else name: (module, name)

@@ -48,7 +48,7 @@ from llm2vec_pl.encoder.int8_dynamic import INT8_DYNAMIC, Fidelity, quantize, re
 from llm2vec_pl.encoder.lengths import text_lengths
 from llm2vec_pl.encoder.loading import adapters_below, load_parts
 from llm2vec_pl.encoder.packed_attention import attention_modules, packed_states, takes_packed
-from llm2vec_pl.encoder.packing import lay_out
+from llm2vec_pl.encoder.packing import pack_texts
 from llm2vec_pl.encoder.pooling import Pooling, pool, pool_packed
 from llm2vec_pl.encoder.reference import reference_settings
 from llm2vec_pl.encoder.tokenizer import TextTokenizer, TokenBatch
@@ -190,7 +190,7 @@ class Encoder(nn.Module):
                 refuse_unsupported(self.config)
             tokenizer = read_tokenizer(self.source, trust_remote_code)
             faults.of(require_attention_dropout, self.config, attention_dropout)
-            self.text = TextTokenizer(
+            self.tokenize = TextTokenizer(
                 tokenizer,
                 longest_text(max_length, self.config),
                 template,
@@ -202,7 +202,7 @@ class Encoder(nn.Module):
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The decoder's tokenizer."""
-        return self.text.tokenizer
+        return self.tokenize.tokenizer
 
     @property
     def embedding_size(self) -> int:
@@ -290,7 +290,7 @@ class Encoder(nn.Module):
         """
         mask = batch["attention_mask"]
         packs = self.packs
-        texts = lay_out(mask, batch.get("text_lengths")) if packs else None
+        texts = pack_texts(mask, batch.get("text_lengths")) if packs else None
         if texts is None:
             return self._padded_states(batch, is_full=packs)
         require_positions(texts.longest, self.config)
@@ -309,7 +309,7 @@ class Encoder(nn.Module):
             (B, D) in float32, not normalised.
         """
         packs = self.packs
-        texts = lay_out(batch["attention_mask"], batch.get("text_lengths")) if packs else None
+        texts = pack_texts(batch["attention_mask"], batch.get("text_lengths")) if packs else None
         if texts is None:
             states = self._padded_states(batch, is_full=packs)
             return pool(states, batch["pooling_mask"], self.pooling)
@@ -375,7 +375,7 @@ class Encoder(nn.Module):
             ],
             "bidirectional": self.bidirectional,
             "pooling": self.pooling,
-            **self.text.rules,
+            **self.tokenize.rules,
             "quantization": self.quantization if self.quantization in BITSANDBYTES else None,
             "dtype": self.dtype,
             **self.notes,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from llm2vec_pl.decoder import evaluating
 from llm2vec_pl.distributed import is_sharded
-from llm2vec_pl.encoder.packing import share_out
+from llm2vec_pl.encoder.packing import batches_by_length
 from llm2vec_pl.encoder.tokenizer import each_instruction, strings
 from llm2vec_pl.errors import UserError
 
@@ -62,9 +62,9 @@ def _encode(encoder: Encoder, texts: list[str], instructions: list[str], batch_s
     )
     for start in range(0, len(order), BATCHES_AHEAD * batch_size):
         ahead = order[start : start + BATCHES_AHEAD * batch_size]
-        tokens = encoder.text([texts[i] for i in ahead], [instructions[i] for i in ahead])
+        tokens = encoder.tokenize([texts[i] for i in ahead], [instructions[i] for i in ahead])
         lengths = tokens["attention_mask"].sum(dim=1).tolist()
-        for rows in share_out(lengths, batch_size, budget, padded=not encoder.packs):
+        for rows in batches_by_length(lengths, batch_size, budget, padded=not encoder.packs):
             batch = {k: v[rows, : lengths[rows[0]]].to(device) for k, v in tokens.items()}
             embeddings[[ahead[i] for i in rows]] = encoder(batch).cpu()
     return embeddings

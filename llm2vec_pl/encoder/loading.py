@@ -20,8 +20,8 @@ from llm2vec_pl.decoder import (
     adapter_settings,
     keep_unpacked,
     limit_threads,
-    places_of,
     quantization_config,
+    slots_of,
     split_causal_lm,
 )
 from llm2vec_pl.distributed import shard_decoder
@@ -65,7 +65,7 @@ def load_parts(encoder: Encoder, mesh: DeviceMesh | None, device: torch.device |
     _warn_of_other_weights(encoder)
     with _in_float32():
         model, files = _read(encoder, mesh, device, origin, len(encoder.adapters) - len(on_top))
-        places = places_of(model)  # before a LoRA gives them other names
+        places = slots_of(model)  # before a LoRA gives them other names
         if encoder.bidirectional:
             make_bidirectional(model)
         decoder, lm_head = split_causal_lm(model)

@@ -34,7 +34,7 @@ from llm2vec_pl.bidirectional import (
 )
 from llm2vec_pl.decoder import evaluating
 from llm2vec_pl.distributed import forget_unfinished_pass
-from llm2vec_pl.encoder.packing import PackedTexts, lay_out
+from llm2vec_pl.encoder.packing import PackedTexts, pack_texts
 
 varlen_attn: Any = None
 with contextlib.suppress(ImportError):
@@ -314,7 +314,7 @@ def can_pack(decoder: nn.Module) -> bool:
     ids = torch.randint(5, min(100, len(embedding)), (4, 5), generator=generator)
     mask = (torch.arange(5) < torch.tensor([3, 1, 5, 3])[:, None]).long()
     ids, mask = ids.to(embedding.device), mask.to(embedding.device)
-    texts = lay_out(mask)
+    texts = pack_texts(mask)
     assert texts is not None
     try:
         with evaluating(decoder), _sdpa(config):

@@ -36,7 +36,7 @@ class PackedTexts:
         return self.groups[-1][1]
 
 
-def lay_out(attention_mask: Tensor, lengths: Sequence[int] | None = None) -> PackedTexts | None:
+def pack_texts(attention_mask: Tensor, lengths: Sequence[int] | None = None) -> PackedTexts | None:
     """Where the real tokens of a batch go; None where there is no padding to leave out.
 
     Args:
@@ -44,7 +44,7 @@ def lay_out(attention_mask: Tensor, lengths: Sequence[int] | None = None) -> Pac
         lengths: of its texts, (B,), where the host knows them: otherwise a GPU has to be waited
             for.
 
-    >>> texts = lay_out(torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 1]]))
+    >>> texts = pack_texts(torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 1]]))
     >>> texts.groups, texts.index.tolist()
     (((1, 1), (2, 3)), [3, 0, 1, 2, 6, 7, 8])
     """
@@ -67,7 +67,7 @@ def lay_out(attention_mask: Tensor, lengths: Sequence[int] | None = None) -> Pac
     )
 
 
-def share_out(
+def batches_by_length(
     lengths: Sequence[int], batch_size: int, budget: float, padded: bool = False
 ) -> Iterator[list[int]]:
     """Batches of texts of like length, the longest first.
@@ -81,7 +81,7 @@ def share_out(
     Yields:
         The places of a batch's texts in `lengths`.
 
-    >>> list(share_out([3, 5, 1, 1], batch_size=2, budget=6))
+    >>> list(batches_by_length([3, 5, 1, 1], batch_size=2, budget=6))
     [[1], [0, 2], [3]]
     """
     batch: list[int] = []

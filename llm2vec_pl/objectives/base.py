@@ -287,7 +287,7 @@ class Objective(LightningModule):
         states = checkpoint.get("optimizer_states", [])
         for i, optimizer in enumerate(self.trainer.optimizers if states else []):
             states[i] = named_state(states[i], optimizer, self)
-        checkpoint["rendered_template"] = self.encoder.text.rendered  # it may print the date
+        checkpoint["rendered_template"] = self.encoder.tokenize.rendered  # it may print the date
         checkpoint["origin"] = recorded_origin(self.encoder)
         checkpoint["objective"] = {"name": type(self).__name__, "notes": self.notes()}
         checkpoint["metrics"] = self.validation_metrics() or {}
@@ -295,7 +295,7 @@ class Objective(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses the checkpoint of another model, which would be read as if nothing were amiss."""
         require_same_origin(checkpoint, self.encoder, "--resume")
-        self.encoder.text.freeze(checkpoint.get("rendered_template"))
+        self.encoder.tokenize.freeze(checkpoint.get("rendered_template"))
         if checkpoint.get("state_dict"):
             require_same_weights(checkpoint["state_dict"], self)
 

@@ -10,7 +10,7 @@ from llm2vec_pl.distributed import world
 from llm2vec_pl.encoder import send
 
 
-class Copy:
+class HostCopy:
     """A tensor's values on the way to the CPU, so that who reads them later need not wait.
 
     Args:
@@ -39,7 +39,7 @@ class Agreement:
     """
 
     def __init__(self) -> None:
-        self._sent: Copy | None = None
+        self._sent: HostCopy | None = None
 
     def exchange(self, flags: list[bool], device: torch.device) -> list[bool]:
         """Sends this rank's flags; those that any rank sent the step before, or sends alone."""
@@ -48,5 +48,5 @@ class Agreement:
         arrived = self._sent.read() if self._sent else [0.0] * len(flags)
         sent = send(torch.tensor(flags, dtype=torch.float32), device)
         dist.all_reduce(sent, dist.ReduceOp.MAX)
-        self._sent = Copy(sent)
+        self._sent = HostCopy(sent)
         return [bool(flag) for flag in arrived]

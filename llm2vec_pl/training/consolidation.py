@@ -39,7 +39,7 @@ def consolidate(checkpoint: str, out: Path | None = None) -> Path:
     saved = CheckpointFiles().load_checkpoint(path)
     encoder = Encoder(**config["encoder"]).load()
     require_same_origin(saved, encoder, str(path))
-    encoder.text.freeze(saved.get("rendered_template"))
+    encoder.tokenize.freeze(saved.get("rendered_template"))
     _fill(encoder, saved["state_dict"], path)
     objective = saved.get("objective", {})
     encoder.notes |= objective.get("notes", {})

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from llm2vec_pl.distributed import gradient_norm
 from llm2vec_pl.errors import UserError
-from llm2vec_pl.training.agreement import Copy
+from llm2vec_pl.training.agreement import HostCopy
 
 
 class FiniteGradients(Callback):
@@ -25,7 +25,7 @@ class FiniteGradients(Callback):
     """
 
     def __init__(self) -> None:
-        self._norm: Copy | None = None
+        self._norm: HostCopy | None = None
         self._step = 0
 
     @override
@@ -37,7 +37,7 @@ class FiniteGradients(Callback):
         self.check(trainer)
         norm = gradient_norm(pl_module.parameters())
         pl_module.log("train/gradient_norm", norm, batch_size=1)
-        self._norm, self._step = Copy(norm.detach().reshape(1)), trainer.global_step + 1
+        self._norm, self._step = HostCopy(norm.detach().reshape(1)), trainer.global_step + 1
 
     @override
     def on_save_checkpoint(

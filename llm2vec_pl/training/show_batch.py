@@ -94,7 +94,7 @@ class ShowBatch:
                 break
 
     def _texts(self, texts: TextBatch, split: Split) -> None:
-        batch = Tokenised(self.encoder.text)(texts)
+        batch = Tokenised(self.encoder.tokenize)(texts)
         self._line(f"{texts.task}, {split}", style="bold underline")
         self._line(f"instruction of queries: {texts.query_instruction!r}")
         self._line(f"instruction of positives and negatives: {texts.text_instruction!r}")

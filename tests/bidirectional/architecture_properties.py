@@ -93,9 +93,9 @@ def take_steps(encoder: Encoder) -> None:
 
 def batch_for(objective: Objective) -> dict:
     encoder = objective.encoder
-    batch = encoder.text(TEXTS)
+    batch = encoder.tokenize(TEXTS)
     if isinstance(objective, Contrastive):
-        return {"query": batch, "positive": encoder.text(OTHERS)}
+        return {"query": batch, "positive": encoder.tokenize(OTHERS)}
     batch.pop("pooling_mask")
     return objective.masked(batch, torch.Generator().manual_seed(0))
 

@@ -418,7 +418,7 @@ def test_two_ranks_train_on_the_same_task_and_resume(
         whole, more = (
             json.loads((tmp_path / f"{kind}-{rank}.json").read_text()) for kind in ("whole", "more")
         )
-        assert whole["sampler"] == ("TokenBatches" if max_tokens else "TaskBatches")
+        assert whole["sampler"] == ("TokenBatchSampler" if max_tokens else "TaskBatchSampler")
         assert whole["validated"] > 0
         assert more["seen"] == whole["seen"][3:]
         ranks.append(whole["seen"])

@@ -59,7 +59,7 @@ def test_a_second_stage_on_the_hub_brings_the_first(hub, llama_folder, tmp_path,
         shutil.rmtree(folder)
     encoder = Encoder.from_pretrained("org/three", dtype="float32")
     assert len(encoder.adapters) == 3
-    assert (encoder.pooling, encoder.text.max_length) == ("last", 64)
+    assert (encoder.pooling, encoder.tokenize.max_length) == ("last", 64)
     torch.testing.assert_close(encoder.encode(TEXTS), expected, atol=1e-5, rtol=1e-4)
     fourth = save_encoder(Encoder("org/three", lora_rank=4).load(), tmp_path / "four")
     stages = json.loads((fourth / "lineage.json").read_text())["stages"]
@@ -128,7 +128,7 @@ def test_a_revision_is_of_the_adapter_that_is_named(hub, llama_folder, tmp_path)
     for revision, embeddings, length in (("v1", expected[0], 32), (None, expected[1], 64)):
         encoder = Encoder.from_pretrained("org/adapter", revision=revision, dtype="float32")
         torch.testing.assert_close(encoder.encode(TEXTS), embeddings, atol=1e-5, rtol=1e-4)
-        assert encoder.text.max_length == length
+        assert encoder.tokenize.max_length == length
         assert encoder.source.revision == commit
 
 

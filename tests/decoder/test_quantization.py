@@ -152,7 +152,7 @@ def test_training_goes_on_with_the_new_lora_only(folder, tmp_path):
 def test_evaluation_between_steps_changes_no_4_bit_weights(folder):
     """On a CPU that multiplies in bfloat16, bitsandbytes would lay them out anew."""
     encoder = Encoder(folder, lora_rank=4, lora_dropout=0.0, quantization="nf4").load()
-    batch = encoder.text(QUERIES)
+    batch = encoder.tokenize(QUERIES)
     before = encoder(batch)
     encoder.encode(QUERIES)
     assert torch.equal(encoder(batch), before)

@@ -53,7 +53,7 @@ def loaded(objective: Objective) -> Objective:
 def mntp(folder: str, rows: slice):
     """With other numbers of hidden tokens on each rank."""
     objective = loaded(MNTP(Encoder(folder, lora_rank=4, lora_dropout=0.0), mask_probability=0.5))
-    batch = {k: v for k, v in objective.encoder.text(TEXTS).items() if k != "pooling_mask"}
+    batch = {k: v for k, v in objective.encoder.tokenize(TEXTS).items() if k != "pooling_mask"}
     batch = objective.masked(batch, torch.Generator().manual_seed(0))
     return objective, {k: v[rows] for k, v in batch.items()}
 

@@ -76,7 +76,7 @@ def test_opening_a_stage_checks_them_too(llama_folder):
 def test_texts_are_cut_where_learned_positions_end(learned):
     with pytest.warns(UserWarning, match="positions for 24 tokens only"):
         encoder = Encoder(learned, max_length=100)
-    assert encoder.text.max_length == encoder.settings()["max_length"] == 24
+    assert encoder.tokenize.max_length == encoder.settings()["max_length"] == 24
     embeddings = encoder.encode(["word " * 200, "word " * 300, "short"])
     assert embeddings.isfinite().all()
     torch.testing.assert_close(embeddings[0], embeddings[1], atol=1e-5, rtol=0)

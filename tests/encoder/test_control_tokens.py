@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_text import REAL, pooled_text
+from test_tokenizer import REAL, pooled_text
 from tokenizers import AddedToken, Tokenizer, models, normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -174,7 +174,7 @@ def test_an_encoder_takes_the_rule_along(llama_folder, tmp_path):
     reopened = Encoder.from_pretrained(save_encoder(encoder, tmp_path / "stage"))
     number = encoder.tokenizer.convert_tokens_to_ids("</s>")
     for each in (encoder, reopened):
-        assert ids(each.text(["one </s> two"]))[:-1].count(number) == 1
+        assert ids(each.tokenize(["one </s> two"]))[:-1].count(number) == 1
     assert not torch.allclose(
         encoder.encode("one </s> two"), Encoder(llama_folder).encode("one </s> two")
     )

@@ -13,7 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from saved_models import save_model
-from test_attention import padded_batch
+from test_packed_attention import padded_batch
 from tiny_models import tiny_causal_lm
 from torch import Tensor, nn
 from transformers import AttentionInterface, MistralConfig, PreTrainedModel
@@ -127,7 +127,7 @@ def test_a_copy_embeds_and_trains_alike(llama_folder, options, clone):
     losses = []
     for each in (encoder, other):
         torch.manual_seed(0)  # the same dropout
-        losses.append(each(each.text(TEXTS)).square().sum())
+        losses.append(each(each.tokenize(TEXTS)).square().sum())
         losses[-1].backward()
     assert losses[0] == losses[1]
     for one, two in zip(encoder.parameters(), other.parameters(), strict=True):

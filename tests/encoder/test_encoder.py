@@ -41,7 +41,7 @@ def test_a_loaded_encoder_sees_both_ways(encoder):
 
 def test_a_causal_encoder_does_not_see_what_follows(llama_folder):
     causal = Encoder(llama_folder, bidirectional=False, lora_rank=0).load().eval()
-    short, long = causal.text(["one two"]), causal.text(["one two three four"])
+    short, long = causal.tokenize(["one two"]), causal.tokenize(["one two three four"])
     n = short["input_ids"].shape[1]
     torch.testing.assert_close(causal.hidden_states(short), causal.hidden_states(long)[:, :n])
 
@@ -97,7 +97,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(llama_folder):
         for name, parameter in encoder.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
-        encoder(encoder.text(TEXTS)).square().sum().backward()
+        encoder(encoder.tokenize(TEXTS)).square().sum().backward()
         gradients.append([p.grad for p in encoder.parameters() if p.requires_grad])
     for plain, recomputed in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, recomputed)
@@ -124,7 +124,7 @@ def tokens_run(encoder, run):
 
 @pytest.mark.parametrize("run", ["hidden_states", "forward"])
 def test_only_real_tokens_go_through_the_decoder(encoder, run):
-    batch = encoder.text(TEXTS)
+    batch = encoder.tokenize(TEXTS)
     real, padded = int(batch["attention_mask"].sum()), batch["input_ids"].numel()
     assert real < padded
     assert tokens_run(encoder, lambda: getattr(encoder, run)(batch)) == [real]
@@ -133,14 +133,14 @@ def test_only_real_tokens_go_through_the_decoder(encoder, run):
 @pytest.mark.parametrize("flags", [{"padding_free": False}, {"attention": "eager"}])
 def test_a_padded_batch_runs_whole_where_texts_are_not_packed(llama_folder, flags):
     encoder = Encoder(llama_folder, **flags).load()
-    batch = encoder.text(TEXTS)
+    batch = encoder.tokenize(TEXTS)
     assert tokens_run(encoder, lambda: encoder(batch)) == [batch["input_ids"].numel()]
 
 
 def test_a_compiled_decoder_runs_padded_batches(llama_folder, monkeypatch):
     monkeypatch.setattr(nn.Module, "compile", lambda *args, **kwargs: None)
     encoder = Encoder(llama_folder, compile=True).load()
-    batch = encoder.text(TEXTS)
+    batch = encoder.tokenize(TEXTS)
     assert tokens_run(encoder, lambda: encoder(batch)) == [batch["input_ids"].numel()]
 
 
@@ -151,7 +151,7 @@ def test_embeddings_are_those_of_padded_batches(llama_folder, pooling, bidirecti
     packed, padded = (
         Encoder(llama_folder, padding_free=p, **options).load() for p in (True, False)
     )
-    batch = packed.text(TEXTS, "an instruction: ")
+    batch = packed.tokenize(TEXTS, "an instruction: ")
     assert packed.packs
     torch.testing.assert_close(packed(batch), padded(batch), atol=1e-5, rtol=0)
 
@@ -202,7 +202,7 @@ def test_embeddings_have_the_size_of_the_last_states_not_of_the_layers(tmp_path)
     encoder = Encoder(str(save_model(config, tmp_path / "opt")), lora_rank=4)
     assert encoder.encode(TEXTS).shape == (4, 16)
     assert encoder.encode([]).shape == (0, 16)
-    batch = encoder.text(TEXTS)
+    batch = encoder.tokenize(TEXTS)
     assert encoder.logits(encoder.hidden_states(batch)).shape[-1] == 8192
     assert Contrastive(encoder, projection_dim=8).projection[0].in_features == 16
 
@@ -215,7 +215,7 @@ def test_encode_drops_nothing_and_leaves_the_mode_as_it_was(encoder):
 def test_an_encoder_that_has_encoded_can_still_be_trained(llama_folder):
     encoder = Encoder(llama_folder)
     encoder.encode(TEXTS)
-    encoder(encoder.text(TEXTS)).sum().backward()
+    encoder(encoder.tokenize(TEXTS)).sum().backward()
     assert any(p.grad is not None for p in encoder.parameters())
 
 
@@ -226,7 +226,7 @@ def test_an_instruction_changes_the_embedding_but_is_not_pooled(encoder):
 
 def test_the_logits_are_those_of_the_language_model(llama_folder):
     causal = Encoder(llama_folder, bidirectional=False, lora_rank=0).load().eval()
-    batch = causal.text(["some text to predict"])
+    batch = causal.tokenize(["some text to predict"])
     expected = causal.causal_lm(input_ids=batch["input_ids"]).logits
     torch.testing.assert_close(causal.logits(causal.hidden_states(batch)), expected)
 

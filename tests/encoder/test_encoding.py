@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_attention import _process_group  # noqa: F401 - a fixture
+from test_packed_attention import _process_group  # noqa: F401 - a fixture
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 
@@ -73,7 +73,7 @@ def test_nothing_in_an_encoder_is_an_inference_tensor_after_encoding(llama_folde
         encoder.encode(TEXTS)
     tensors = [*encoder.parameters(), *encoder.buffers()]
     assert not any(tensor.is_inference() for tensor in tensors)
-    encoder(encoder.text(TEXTS)).sum().backward()
+    encoder(encoder.tokenize(TEXTS)).sum().backward()
 
 
 # Any order, any batch ---------------------------------------------------------------------------
@@ -151,7 +151,7 @@ def test_threads_take_turns_with_a_sharded_encoder_which_can_be_trained_afterwar
     for job in jobs:
         torch.testing.assert_close(job.result(), expected, atol=1e-5, rtol=0)
     assert all(module.training for module in encoder.modules())
-    encoder(encoder.text(TEXTS)).square().sum().backward()
+    encoder(encoder.tokenize(TEXTS)).square().sum().backward()
     assert encoder.decoder.layers[0].self_attn.q_proj.weight.grad is not None
 
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm2vec_pl.encoder.packing import lay_out, share_out
+from llm2vec_pl.encoder.packing import batches_by_length, pack_texts
 
 masks = (
     st.integers(1, 6)
@@ -20,7 +20,7 @@ masks = (
 
 @given(masks)
 def test_each_real_token_has_its_place_and_padding_none(mask):
-    texts = lay_out(mask)
+    texts = pack_texts(mask)
     if texts is None:
         assert mask.all() or not mask.any()
     else:
@@ -29,7 +29,7 @@ def test_each_real_token_has_its_place_and_padding_none(mask):
 
 @given(masks)
 def test_a_text_lies_in_one_piece_in_reading_order_from_position_0(mask):
-    texts = lay_out(mask)
+    texts = pack_texts(mask)
     if texts is None:
         return
     lengths = [length for count, length in texts.groups for _ in range(count)]
@@ -44,8 +44,8 @@ def test_a_text_lies_in_one_piece_in_reading_order_from_position_0(mask):
 
 
 def test_a_batch_without_padding_is_left_as_it_is():
-    assert lay_out(torch.ones(2, 3)) is None
-    assert lay_out(torch.zeros(0, 3)) is None
+    assert pack_texts(torch.ones(2, 3)) is None
+    assert pack_texts(torch.zeros(0, 3)) is None
 
 
 @given(
@@ -55,7 +55,7 @@ def test_a_batch_without_padding_is_left_as_it_is():
     st.booleans(),
 )
 def test_each_text_is_in_one_batch_and_no_batch_is_too_large(lengths, batch_size, budget, padded):
-    batches = list(share_out(lengths, batch_size, budget, padded))
+    batches = list(batches_by_length(lengths, batch_size, budget, padded))
     assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
     for batch in batches:
         longest = max(lengths[row] for row in batch)
@@ -67,4 +67,4 @@ def test_each_text_is_in_one_batch_and_no_batch_is_too_large(lengths, batch_size
 
 @pytest.mark.parametrize(("padded", "count"), [(True, 3), (False, 2)])
 def test_padding_counts_towards_the_budget_where_it_is_run(padded, count):
-    assert len(list(share_out([10, 4, 4, 2], 32, 10, padded))) == count
+    assert len(list(batches_by_length([10, 4, 4, 2], 32, 10, padded))) == count

@@ -33,7 +33,7 @@ def configure(folder: Path, **settings: object) -> Path:
 )
 def test_its_pooling_mode_is_taken(adapter, mode, pooling):
     encoder = Encoder.from_pretrained(configure(adapter, pooling_mode=mode, max_length=64))
-    assert (encoder.pooling, encoder.text.max_length) == (pooling, 64)
+    assert (encoder.pooling, encoder.tokenize.max_length) == (pooling, 64)
 
 
 def test_its_weights_of_the_mean_are_ours(adapter):
@@ -41,7 +41,7 @@ def test_its_weights_of_the_mean_are_ours(adapter):
     encoder = Encoder.from_pretrained(
         configure(adapter, pooling_mode="weighted_mean"), dtype="float32"
     )
-    batch = encoder.text(TEXTS)
+    batch = encoder.tokenize(TEXTS)
     with torch.no_grad():
         states = encoder.hidden_states(batch)
     for row, embedding in enumerate(encoder.encode(TEXTS)):

@@ -43,7 +43,7 @@ def test_attention_drops_in_training_and_not_in_evaluation(folder, padding_free,
     """And nothing else drops: no LoRA, and the models have no dropout of their own."""
     options = {"lora_rank": 0, "padding_free": padding_free}
     encoder = Encoder(folder, attention_dropout=0.3, **options).load()
-    batch = encoder.text(texts)
+    batch = encoder.tokenize(texts)
     assert not torch.isclose(encoder(batch), encoder(batch)).all(dim=1).any()
     encoder.eval()
     assert torch.equal(encoder(batch), encoder(batch))
@@ -55,7 +55,7 @@ def test_attention_drops_in_training_and_not_in_evaluation(folder, padding_free,
 @several_architectures
 def test_random_weights_drop_too(folder):
     encoder = Encoder(folder, attention_dropout=0.3, lora_rank=0, random_weights=True).load()
-    batch = encoder.text(TEXTS)
+    batch = encoder.tokenize(TEXTS)
     assert not torch.isclose(encoder(batch), encoder(batch)).all(dim=1).any()
 
 

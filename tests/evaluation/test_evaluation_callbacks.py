@@ -42,7 +42,7 @@ def module(folder, **options):
 
 
 def loader(encoder):
-    return DataLoader(TEXTS, batch_size=1, collate_fn=encoder.text)
+    return DataLoader(TEXTS, batch_size=1, collate_fn=encoder.tokenize)
 
 
 def fit(objective, **options):

@@ -33,11 +33,11 @@ def encoder(llama_folder):
 
 @pytest.fixture
 def batch(encoder):
-    return {k: v for k, v in encoder.text(TEXTS).items() if k != "pooling_mask"}
+    return {k: v for k, v in encoder.tokenize(TEXTS).items() if k != "pooling_mask"}
 
 
 def loaders(encoder):
-    blocks = [encoder.text([text]) for text in TEXTS]
+    blocks = [encoder.tokenize([text]) for text in TEXTS]
     rows = [{k: v[0] for k, v in block.items() if k != "pooling_mask"} for block in blocks]
     return DataLoader(rows, batch_size=1)
 
@@ -317,12 +317,12 @@ def test_lengths_of_another_mask_are_an_error(llama_folder, padding_free):
 def test_a_batch_as_a_tokenizer_gives_it_has_a_loss(encoder):
     mntp = MNTP(encoder, mask_probability=0.5)
     mntp.configure_model()
-    assert mntp.loss(encoder.text(TEXTS)).item() > 0
+    assert mntp.loss(encoder.tokenize(TEXTS)).item() > 0
 
 
 def test_texts_to_embed_are_not_masked(encoder):
     mntp = MNTP(encoder, mask_probability=1.0)
-    rows = encoder.text(TEXTS[:1])
+    rows = encoder.tokenize(TEXTS[:1])
     loader = DataLoader([rows], batch_size=None)
     (embeddings,) = Trainer(**QUIET).predict(mntp, loader)
     torch.testing.assert_close(embeddings, encoder.eval()(rows))

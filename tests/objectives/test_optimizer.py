@@ -15,7 +15,7 @@ def trained(folder, steps=4, resume=None, save=None, **options):
     """The weights after some steps, and the optimizer."""
     torch.manual_seed(0)
     module = MNTP(Encoder(folder, lora_rank=4), learning_rate=1e-2, warmup_steps=0)
-    batch = {k: v for k, v in module.encoder.text(TEXTS).items() if k != "pooling_mask"}
+    batch = {k: v for k, v in module.encoder.tokenize(TEXTS).items() if k != "pooling_mask"}
     trainer = Trainer(
         accelerator="cpu",
         max_steps=steps,

@@ -54,7 +54,7 @@ def supervised(folder, **options):
 
 
 def without_pooling(encoder):
-    return {k: v for k, v in encoder.text(QUERIES).items() if k != "pooling_mask"}
+    return {k: v for k, v in encoder.tokenize(QUERIES).items() if k != "pooling_mask"}
 
 
 CASES = {

@@ -20,7 +20,7 @@ from llm2vec_pl.encoder.encoder import Encoder
 from llm2vec_pl.objectives.next_token import NextTokenObjective
 from llm2vec_pl.training.memory import Memory, Step, estimate, estimate_of, free, free_memory, step
 from llm2vec_pl.training.memory.activations import measure
-from llm2vec_pl.training.memory.weights import NF4_BYTES
+from llm2vec_pl.training.memory.weight_sizes import NF4_BYTES
 
 LLAMA_3_8B = LlamaConfig(
     vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_key_value_heads=8

@@ -8,14 +8,14 @@ from llm2vec_pl.data.blocks.blocks import (
     tokenise,
     write_blocks,
 )
-from llm2vec_pl.data.blocks.row_batches import RepeatedRows, RowBatches, RowsOf
+from llm2vec_pl.data.blocks.row_batches import RepeatedRows, RowBatchSampler, RowsOf
 from llm2vec_pl.data.blocks.stream_loader import StreamLoader
 from llm2vec_pl.data.blocks.streaming import StreamedBlocks
 
 __all__ = [
     "Blocks",
     "RepeatedRows",
-    "RowBatches",
+    "RowBatchSampler",
     "RowsOf",
     "StreamLoader",
     "StreamedBlocks",

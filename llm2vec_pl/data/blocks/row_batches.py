@@ -9,10 +9,10 @@ import torch
 from torch.utils.data import Dataset
 from typing_extensions import override
 
-from llm2vec_pl.data.resuming import ResumableBatches
+from llm2vec_pl.data.resuming import ResumableBatchSampler
 
 
-class RowBatches(ResumableBatches):
+class RowBatchSampler(ResumableBatchSampler):
     """Names batches of rows. Positions are rows of the epoch's order.
 
     The order depends on seed and epoch alone. A global batch is the next `batch_size * world_size`
@@ -49,18 +49,18 @@ class RowBatches(ResumableBatches):
             # The order of torch's DistributedSampler.
             draw = torch.Generator().manual_seed(self.seed + self.epoch)
             order = torch.randperm(self.rows, generator=draw)
-        for stop in self.stops(start):
+        for stop in self.batch_ends(start):
             rows = order[stop - self.global_batch_size : stop]
             mine = rows[self.rank :: self.num_replicas]
             yield mine.tolist() or RepeatedRows([int(rows[self.rank % len(rows)])])
 
     @override
-    def stops(self, start: int = 0) -> range:
+    def batch_ends(self, start: int = 0) -> range:
         size = self.global_batch_size
         return range(start + size, self.rows + size, size)
 
     @override
-    def required(self) -> dict[str, int]:
+    def fixed_in_epoch(self) -> dict[str, int]:
         return {"rows": self.rows}
 
 

@@ -84,7 +84,7 @@ class StreamLoader(ResumableLoader):
         return int(state["batches"])
 
     @override
-    def required(self) -> dict[str, int]:
+    def fixed_in_epoch(self) -> dict[str, int]:
         return {}
 
     @override
@@ -114,7 +114,7 @@ class StreamLoader(ResumableLoader):
         return self._position(position["cursors"], turn)
 
     @override
-    def complaint(self, state: State) -> str | None:
+    def resume_problem(self, state: State) -> str | None:
         readers = state["position"]["readers"]
         if readers % self.processes == 0:
             return None

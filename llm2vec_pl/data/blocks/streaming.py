@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import IterableDataset, get_worker_info
 
 from llm2vec_pl.data.blocks.placed_blocks import Cursor, placed_blocks, shuffled_in_groups
-from llm2vec_pl.data.files import Share, Split, SplitTexts
+from llm2vec_pl.data.files import Shard, Split, SplitTexts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -103,12 +103,12 @@ class StreamedBlocks(IterableDataset[Turn]):
             yield turn or Turn(reader, Cursor(), None)  # a turn is passed, so that all keep theirs
 
     def _batches(self, reader: int, cursor: Cursor) -> Iterator[Turn]:
-        share = Share(reader, self.readers, start=cursor.row)
+        shard = Shard(reader, self.readers, start=cursor.row)
 
         def report(summary: str) -> None:
             rank_zero_warn(f"reader {reader + 1:,} of {self.readers:,} {summary}")
 
-        texts = self.texts.numbered(self.split, share, report)
+        texts = self.texts.numbered(self.split, shard, report)
         blocks = shuffled_in_groups(
             placed_blocks(
                 texts, self.tokenizer, self.max_length, cursor.offset, self.control_tokens

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from typing_extensions import override
 
 from llm2vec_pl.data.files import text_id
-from llm2vec_pl.data.resuming import ResumableBatches
+from llm2vec_pl.data.resuming import ResumableBatchSampler
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -78,7 +78,7 @@ def _rows_per_epoch(task: TaskRows) -> int:
     return per_epoch(len(task.lengths), task.weight)
 
 
-class TaskBatches(ResumableBatches):
+class TaskBatchSampler(ResumableBatchSampler):
     """Draws batches of one task each. Positions are numbers of global batches.
 
     Each rank takes every n-th row of a global batch, so that all have a share of the same task and
@@ -126,13 +126,13 @@ class TaskBatches(ResumableBatches):
             for rows in self._global_batches(number, *self._seed_and_epoch)
         ]
         order = self._order(len(batches)).tolist()
-        for stop in self.stops(start):
+        for stop in self.batch_ends(start):
             task, rows = batches[order[stop - 1]]
             mine = rows[self.rank :: self.num_replicas].tolist()
             yield TaskBatch(task, mine, self._seed_and_epoch[1], stop - 1)
 
     @override
-    def stops(self, start: int = 0) -> Sequence[int]:
+    def batch_ends(self, start: int = 0) -> Sequence[int]:
         none = np.empty(0, np.int64)
         sizes = np.concatenate([none, *(self._sizes(task) for task in self.tasks)])
         enough = np.flatnonzero(sizes[self._order(len(sizes))] >= self.least)
@@ -140,7 +140,7 @@ class TaskBatches(ResumableBatches):
         return after
 
     @override
-    def required(self) -> dict[str, int]:
+    def fixed_in_epoch(self) -> dict[str, int]:
         count = sum(len(self._sizes(task)) for task in self.tasks)
         return {
             "global_batch_size": self.global_batch_size,

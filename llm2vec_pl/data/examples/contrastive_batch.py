@@ -98,7 +98,7 @@ class Tokenised:
     """
 
     def __init__(self, text: TextTokenizer) -> None:
-        self.text = text
+        self.tokenize = text
 
     def __call__(self, batch: TextBatch) -> dict[str, TokenBatch]:
         """A contrastive batch: `query`, `positive` and, where there are any, `negative`.
@@ -118,12 +118,12 @@ class Tokenised:
 
     def tokens(self, texts: list[str], instruction: str) -> TokenBatch:
         """The tokens of texts, with `text_id`, (rows,)."""
-        longest = CHARACTERS_PER_TOKEN * self.text.max_length
-        tokens = self.text([text[:longest] for text in texts], instruction)
+        longest = CHARACTERS_PER_TOKEN * self.tokenize.max_length
+        tokens = self.tokenize([text[:longest] for text in texts], instruction)
         lengths = tokens["attention_mask"].sum(dim=1).tolist()
         # Where a cut text still fills the row, its rest would have been cut off anyway.
         cut = (len(text) > longest for text in texts)
-        if any(c and n < self.text.max_length for c, n in zip(cut, lengths, strict=True)):
-            tokens = self.text(texts, instruction)
+        if any(c and n < self.tokenize.max_length for c, n in zip(cut, lengths, strict=True)):
+            tokens = self.tokenize(texts, instruction)
         tokens["text_id"] = torch.tensor([text_id(text) for text in texts])  # (rows,)
         return tokens

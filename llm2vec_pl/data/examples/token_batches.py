@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from typing_extensions import override
 
 from llm2vec_pl.data.examples.batches import (
-    TaskBatches,
+    TaskBatchSampler,
     TaskRows,
     pass_generator,
     passes_of_epoch,
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from llm2vec_pl.data.examples.batches import Rows
 
 
-class TokenBatches(TaskBatches):
+class TokenBatchSampler(TaskBatchSampler):
     """Draws batches of one task each, by tokens. Positions are numbers of global batches.
 
     A rank's share of a batch has at most `batch_size` examples and `max_tokens` tokens. As in
-    `TaskBatches` it takes every n-th row of a global batch, in the order of their tokens.
+    `TaskBatchSampler` it takes every n-th row of a global batch, in the order of their tokens.
 
     An epoch uses a share of a pass's batches, by the task's weight, and goes through one pass
     after the other; each pass puts the rows together anew (`TokenPlan`). So all epochs have as
@@ -82,11 +82,11 @@ class TokenBatches(TaskBatches):
         return {name: count for name, count in rest.items() if count}
 
     @override
-    def stops(self, start: int = 0) -> range:
+    def batch_ends(self, start: int = 0) -> range:
         return range(start + 1, sum(self._counts) + 1)
 
     @override
-    def required(self) -> dict[str, int]:
+    def fixed_in_epoch(self) -> dict[str, int]:
         # The ranks' shares decide how many rows fit, so that others would cut other batches.
         return {
             "max_tokens": self.limits.max_tokens,

@@ -37,7 +37,7 @@ class TokenCounter:
     """
 
     def __init__(self, text: TextTokenizer, instruction: Instruction, name: str) -> None:
-        self.text = text
+        self.tokenize = text
         self.name = name
         self._before_queries = instruction.texts
         self._before_texts = instruction.texts if instruction.symmetric else ("",)
@@ -49,12 +49,12 @@ class TokenCounter:
             rows: what changes when their texts do, as JSON.
             count: counts them.
         """
-        tokenizer = cast("PreTrainedTokenizerFast", self.text.tokenizer)
+        tokenizer = cast("PreTrainedTokenizerFast", self.tokenize.tokenizer)
         recipe = {
             "format": _FORMAT,
             "rows": rows,
             "tokenizer": tokenizer_content(tokenizer),
-            **self.text.rules,
+            **self.tokenize.rules,
             "chat_template": tokenizer.chat_template,
             "instructions": [self._before_queries, self._before_texts],
         }
@@ -109,9 +109,11 @@ class TokenCounter:
 
     def _under(self, texts: Sequence[str], instruction: str) -> Counts:
         """As `Tokenised` does it: of a very long text its beginning decides, where it is enough."""
-        longest = CHARACTERS_PER_TOKEN * self.text.max_length
-        counts = np.array(self.text.lengths([text[:longest] for text in texts], instruction), int)
+        longest = CHARACTERS_PER_TOKEN * self.tokenize.max_length
+        counts = np.array(
+            self.tokenize.lengths([text[:longest] for text in texts], instruction), int
+        )
         for i, text in enumerate(texts):
-            if len(text) > longest and counts[i] < self.text.max_length:
-                counts[i] = self.text.lengths([text], instruction)[0]
+            if len(text) > longest and counts[i] < self.tokenize.max_length:
+                counts[i] = self.tokenize.lengths([text], instruction)[0]
         return counts

@@ -11,7 +11,7 @@ from llm2vec_pl.data.files.docstrings import (
 )
 from llm2vec_pl.data.files.records import RECORD_READERS, Row, column_names, extension, no_column
 from llm2vec_pl.data.files.rows import GoodTexts, OnBadRow, problem_of, read_txt
-from llm2vec_pl.data.files.share import Share, spread
+from llm2vec_pl.data.files.shards import Shard, spread
 from llm2vec_pl.data.files.sources import (
     HubDataset,
     TextSource,
@@ -41,7 +41,7 @@ __all__ = [
     "OnBadRow",
     "Package",
     "Row",
-    "Share",
+    "Shard",
     "Split",
     "SplitTexts",
     "TextSource",

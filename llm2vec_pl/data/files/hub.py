@@ -10,7 +10,7 @@ from typing import Any, cast
 from typing_extensions import override
 
 from llm2vec_pl.data.files.records import Row, no_column
-from llm2vec_pl.data.files.share import Share
+from llm2vec_pl.data.files.shards import Shard
 from llm2vec_pl.data.files.text_source import READ_SPLITS, TextSource, split_of
 from llm2vec_pl.errors import UserError
 
@@ -81,18 +81,18 @@ class HubDataset(TextSource):
         return set(self._names)
 
     @override
-    def rows(self, split: str, share: Share | None = None) -> Iterator[Row]:
+    def rows(self, split: str, shard: Shard | None = None) -> Iterator[Row]:
         columns = self.columns(split)
         if self.column not in columns:
             raise no_column(self.path, self.column, columns)
         if self.path == WIKITEXT[0]:  # a third of its lines are empty
             texts = (row for row in self._texts(split) if row.value)
-            yield from islice(texts, share.first, None, share.readers) if share else texts
+            yield from islice(texts, shard.first, None, shard.readers) if shard else texts
         else:
-            yield from self._texts(split, share)
+            yield from self._texts(split, shard)
 
-    def _texts(self, split: str, share: Share | None = None) -> Iterator[Row]:
-        for row in self.records(split, [self.column], share):
+    def _texts(self, split: str, shard: Shard | None = None) -> Iterator[Row]:
+        for row in self.records(split, [self.column], shard):
             yield row._replace(value=cast(dict[str, Any], row.value)[self.column])
 
     def columns(self, split: str) -> list[str]:
@@ -108,19 +108,19 @@ class HubDataset(TextSource):
         return self._columns[name]
 
     def records(
-        self, split: str, columns: Iterable[str], share: Share | None = None
+        self, split: str, columns: Iterable[str], shard: Shard | None = None
     ) -> Iterator[Row]:
-        """The rows of a split, or of a share of a streamed one, with the columns there are."""
+        """The rows of a split, or of a shard of a streamed one, with the columns there are."""
         there = self.columns(split)
         wanted = [name for name in columns if name in there]
         parts = {name: self._found[name] for name in self._names[split]}
         first, step = 0, 1
-        deals = share and share.stop is None
-        if share and deals and all(p.num_shards % share.readers == 0 for p in parts.values()):
-            parts = {n: p.shard(share.readers, share.reader) for n, p in parts.items()}
-            first = share.start  # its files, dealt out
-        elif share:
-            first, step = share.first, share.readers
+        deals = shard and shard.stop is None
+        if shard and deals and all(p.num_shards % shard.readers == 0 for p in parts.values()):
+            parts = {n: p.shard(shard.readers, shard.reader) for n, p in parts.items()}
+            first = shard.start  # its files, dealt out
+        elif shard:
+            first, step = shard.first, shard.readers
         passed = 0  # rows of all parts
         for name, part in parts.items():
             number = 0

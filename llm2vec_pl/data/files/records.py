@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO, cast
 
 from llm2vec_pl.data.files.csv_lines import Record, separated_values
-from llm2vec_pl.data.files.share import Picker, Share
+from llm2vec_pl.data.files.shards import Shard, ShardFilter
 from llm2vec_pl.errors import UserError
 
 _PARQUET_BUFFER = 1 << 20  # bytes; without one a row group's whole column is in memory
@@ -34,7 +34,9 @@ class Row(NamedTuple):
         return f"{self.file} {self.unit} {self.number:,}"
 
 
-def json_records(path: Path, columns: Sequence[str], picker: Picker | None = None) -> Iterator[Row]:
+def json_records(
+    path: Path, columns: Sequence[str], picker: ShardFilter | None = None
+) -> Iterator[Row]:
     """One JSON object a line, with all that it holds; empty lines only separate.
 
     Args:
@@ -67,7 +69,7 @@ def _parsed(line: str) -> Any:
 
 
 def csv_records(
-    path: Path, columns: Sequence[str], picker: Picker | None = None, delimiter: str = ","
+    path: Path, columns: Sequence[str], picker: ShardFilter | None = None, delimiter: str = ","
 ) -> Iterator[Row]:
     """One record a row, below a line with the columns' names; those asked for that are there.
 
@@ -99,19 +101,21 @@ def _header(path: Path, records: Iterator[Record]) -> list[str]:
     return first.fields
 
 
-def tsv_records(path: Path, columns: Sequence[str], picker: Picker | None = None) -> Iterator[Row]:
+def tsv_records(
+    path: Path, columns: Sequence[str], picker: ShardFilter | None = None
+) -> Iterator[Row]:
     """As `csv_records`, with tabs."""
     return csv_records(path, columns, picker, delimiter="\t")
 
 
 def parquet_records(
-    path: Path, columns: Sequence[str], picker: Picker | None = None
+    path: Path, columns: Sequence[str], picker: ShardFilter | None = None
 ) -> Iterator[Row]:
     """One row a row, with the columns asked for that are there, a thousand in memory at a time.
 
     Row groups of which nothing is picked are not read.
     """
-    picker = picker or Picker(Share())
+    picker = picker or ShardFilter(Shard())
     with _parquet(path) as file:
         wanted = [name for name in columns if name in file.schema_arrow.names]
         start = 1

@@ -16,7 +16,7 @@ from llm2vec_pl.data.files.records import (
     no_column,
     open_text,
 )
-from llm2vec_pl.data.files.share import Picker
+from llm2vec_pl.data.files.shards import ShardFilter
 from llm2vec_pl.errors import UserError
 
 __all__ = [
@@ -101,7 +101,7 @@ def _shown(value: object, problem: str) -> str:
     return f"{type(value).__name__} {str(value)[:40]}"
 
 
-def read_txt(path: Path, column: str, picker: Picker | None = None) -> Iterator[Row]:
+def read_txt(path: Path, column: str, picker: ShardFilter | None = None) -> Iterator[Row]:
     """One text a line; empty lines only separate."""
     with open_text(path) as file:
         for number, line in enumerate(file, 1):
@@ -109,7 +109,7 @@ def read_txt(path: Path, column: str, picker: Picker | None = None) -> Iterator[
                 yield Row(line.rstrip("\r\n"), str(path), number)
 
 
-def read_column(path: Path, column: str, picker: Picker | None = None) -> Iterator[Row]:
+def read_column(path: Path, column: str, picker: ShardFilter | None = None) -> Iterator[Row]:
     """One column of a file of records.
 
     Raises:
@@ -126,7 +126,7 @@ def read_column(path: Path, column: str, picker: Picker | None = None) -> Iterat
         yield row._replace(value=row.value.get(column)) if isinstance(row.value, dict) else row
 
 
-READERS: dict[str, Callable[[Path, str, Picker | None], Iterator[Row]]] = {
+READERS: dict[str, Callable[[Path, str, ShardFilter | None], Iterator[Row]]] = {
     ".txt": read_txt,
     **dict.fromkeys(RECORD_READERS, read_column),
 }

@@ -12,7 +12,7 @@ from typing_extensions import override
 from llm2vec_pl.data.files.hub import WIKITEXT, HubDataset
 from llm2vec_pl.data.files.records import cannot_be_on_the_hub
 from llm2vec_pl.data.files.rows import READERS, Row, extension
-from llm2vec_pl.data.files.share import Picker, Share
+from llm2vec_pl.data.files.shards import Shard, ShardFilter
 from llm2vec_pl.data.files.text_source import TextSource, is_split_word, split_of
 from llm2vec_pl.errors import UserError
 
@@ -133,8 +133,8 @@ class LocalFiles(TextSource):
         return set(self.files)
 
     @override
-    def rows(self, split: str, share: Share | None = None) -> Iterator[Row]:
-        picker = Picker(share) if share else None
+    def rows(self, split: str, shard: Shard | None = None) -> Iterator[Row]:
+        picker = ShardFilter(shard) if shard else None
         for file in self.files[split]:
             try:
                 yield from READERS[extension(file)](file, self.column, picker)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from llm2vec_pl.data.files.rows import GoodTexts, OnBadRow
-from llm2vec_pl.data.files.share import Share
+from llm2vec_pl.data.files.shards import Shard
 from llm2vec_pl.data.files.sources import TextSource
 from llm2vec_pl.data.files.text_ids import text_id
 
@@ -82,26 +82,26 @@ class SplitTexts:
         return (text for _, text in self.numbered(split, None, report))
 
     def numbered(
-        self, split: Split, share: Share | None, report: Callable[[str], Any] | None = None
+        self, split: Split, shard: Shard | None, report: Callable[[str], Any] | None = None
     ) -> Iterator[tuple[int, str]]:
-        """The texts of a split, or of a share of it, each with its row's number in it, from 0."""
+        """The texts of a split, or of a shard of it, each with its row's number in it, from 0."""
         has_validation = "validation" in self.source.splits
         samples = self.sampled and not has_validation
         compares = has_validation and not self.sampled and split == "train"
         if samples and split == "validation":
             texts_held_out = list(self.sample.values())
-            share = share or Share()
-            for row in range(share.first, len(texts_held_out), share.readers):
-                yield row // share.readers, texts_held_out[row]
+            shard = shard or Shard()
+            for row in range(shard.first, len(texts_held_out), shard.readers):
+                yield row // shard.readers, texts_held_out[row]
             return
         source_split = split if has_validation else "train"
-        if share:
-            share = share._replace(stop=self.max_rows)
-            rows = islice(self.source.rows(source_split, share), share.most)
+        if shard:
+            shard = shard._replace(stop=self.max_rows)
+            rows = islice(self.source.rows(source_split, shard), shard.most)
         else:
             rows = islice(self.source.rows(source_split), self.max_rows)
         texts = GoodTexts(rows, self.on_bad_row)
-        start = share.start if share else 0
+        start = shard.start if shard else 0
         left_out = 0
         for text in texts:
             if samples:

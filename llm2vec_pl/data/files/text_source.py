@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from llm2vec_pl.data.files.records import Row
-from llm2vec_pl.data.files.share import Share
+from llm2vec_pl.data.files.shards import Shard
 
 READ_SPLITS = ("train", "validation")
 _SPLIT_WORDS = {
@@ -32,8 +32,8 @@ class TextSource(Protocol):
     def splits(self) -> set[str]:
         """The splits that have rows of their own."""
 
-    def rows(self, split: str, share: Share | None = None) -> Iterator[Row]:
-        """The rows of a split, or of a share of it, in a fixed order."""
+    def rows(self, split: str, shard: Shard | None = None) -> Iterator[Row]:
+        """The rows of a split, or of a shard of it, in a fixed order."""
 
     def identity(self) -> dict[str, Any]:
         """What changes when the rows do."""

@@ -19,14 +19,14 @@ State = dict[str, Any]
 _PLACES_KEPT = 3
 
 
-class Place(NamedTuple):
+class PassProgress(NamedTuple):
     """How far a pass has come."""
 
     batches: int  # of the epoch, those before a resume too
     position: Any
 
 
-class ResumableBatches(DistributedSampler[Any]):
+class ResumableBatchSampler(DistributedSampler[Any]):
     """Names the batches of one rank, a function of seed, epoch, rank and number of ranks.
 
     A DistributedSampler, with one process too: Lightning leaves it alone and sets its epoch.
@@ -34,17 +34,17 @@ class ResumableBatches(DistributedSampler[Any]):
 
     start = 0  # the position at which the next pass begins; then 0 again
 
-    def stops(self, start: int = 0) -> Sequence[int]:
+    def batch_ends(self, start: int = 0) -> Sequence[int]:
         """The positions after each batch of a pass that begins at one."""
-        raise NotImplementedError(f"{type(self).__name__} does not define stops().")
+        raise NotImplementedError(f"{type(self).__name__} does not define batch_ends().")
 
-    def required(self) -> dict[str, int]:
+    def fixed_in_epoch(self) -> dict[str, int]:
         """What must not change in the middle of an epoch."""
-        raise NotImplementedError(f"{type(self).__name__} does not define required().")
+        raise NotImplementedError(f"{type(self).__name__} does not define fixed_in_epoch().")
 
     def __len__(self) -> int:
         """Batches of an epoch, the same in each and on each rank."""
-        return len(self.stops())
+        return len(self.batch_ends())
 
 
 class ResumableLoader(DataLoader[Any]):
@@ -64,7 +64,7 @@ class ResumableLoader(DataLoader[Any]):
     def __init__(
         self,
         dataset: Dataset[Any],
-        sampler: ResumableBatches | None = None,
+        sampler: ResumableBatchSampler | None = None,
         num_workers: int = 0,
         collate_fn: Any = None,
         progress: FitProgress | None = None,
@@ -79,7 +79,7 @@ class ResumableLoader(DataLoader[Any]):
             generator=torch.Generator(),  # its own: an epoch's start must not change the dropout
         )
         self.progress = progress
-        self._places = deque([Place(0, self.first_position())], _PLACES_KEPT)
+        self._places = deque([PassProgress(0, self.first_position())], _PLACES_KEPT)
         self._ended = False
         self.pending: State | None = None
 
@@ -92,7 +92,7 @@ class ResumableLoader(DataLoader[Any]):
         number = place.batches
         for batch, position in self.batches_from(place.position):
             number += 1
-            self._places.append(Place(number, position))
+            self._places.append(PassProgress(number, position))
             yield batch
         self._ended = True
 
@@ -110,25 +110,25 @@ class ResumableLoader(DataLoader[Any]):
         """The batches from a position on, each with the position after it."""
         sampler: Any = self.sampler
         sampler.start = position
-        return zip(super().__iter__(), sampler.stops(position), strict=True)
+        return zip(super().__iter__(), sampler.batch_ends(position), strict=True)
 
     def batches_before(self, state: State) -> int:
         """Batches of the epoch before a state: it may be from one of other batches."""
         sampler: Any = self.sampler
-        return len(sampler) - len(sampler.stops(state["position"]))
+        return len(sampler) - len(sampler.batch_ends(state["position"]))
 
     def position_in(self, state: State) -> Any:
         """The position of this rank in a state, which is that of all."""
         return state["position"]
 
-    def required(self) -> dict[str, int]:
+    def fixed_in_epoch(self) -> dict[str, int]:
         """What must not change in the middle of an epoch."""
         sampler: Any = self.sampler
-        return dict(sampler.required())
+        return dict(sampler.fixed_in_epoch())
 
-    def complaint(self, state: State) -> str | None:
+    def resume_problem(self, state: State) -> str | None:
         """Why the middle of an epoch cannot go on from a state; None where it can."""
-        for name, now in self.required().items():
+        for name, now in self.fixed_in_epoch().items():
             before = state.get(name, 0)
             if before != now:
                 return (
@@ -147,7 +147,7 @@ class ResumableLoader(DataLoader[Any]):
             "batches": place.batches,
             "position": place.position,
             "ended": self._ended and place == self._places[-1],
-            **self.required(),
+            **self.fixed_in_epoch(),
         }
 
     def load_state_dict(self, state: State) -> None:
@@ -158,12 +158,12 @@ class ResumableLoader(DataLoader[Any]):
         sampler.set_epoch(state["epoch"] + state["ended"])
         if self.progress and self.progress.epoch == state["epoch"] + 1:
             self.progress.complete_epoch()
-        elif self.progress and (state["ended"] or self.complaint(state) is None):
+        elif self.progress and (state["ended"] or self.resume_problem(state) is None):
             # It would count on from the last epoch, when it does not know an epoch's length.
             batches = 0 if state["ended"] else self.batches_before(state)
             self.progress.recount(state, batches)
 
-    def _trained(self) -> Place:
+    def _trained(self) -> PassProgress:
         trained = self.progress.batches() if self.progress else None
         for place in self._places:
             if place.batches == trained:
@@ -172,13 +172,13 @@ class ResumableLoader(DataLoader[Any]):
         fetched_early = trained is not None and trained > self._places[-1].batches
         return self._places[0 if fetched_early else -1]
 
-    def _begin(self) -> Place:
+    def _begin(self) -> PassProgress:
         state, self.pending = self.pending, None
         if not state or state["ended"] or state["epoch"] != self.epoch or not state["batches"]:
-            return Place(0, self.first_position())
-        if complaint := self.complaint(state):
-            raise UserError(complaint)
-        return Place(self.batches_before(state), self.position_in(state))
+            return PassProgress(0, self.first_position())
+        if problem := self.resume_problem(state):
+            raise UserError(problem)
+        return PassProgress(self.batches_before(state), self.position_in(state))
 
 
 def _same(state: State) -> str:

@@ -10,12 +10,12 @@ from llm2vec_pl.training.memory.estimates import estimate, estimate_of
 from llm2vec_pl.training.memory.free import free_memory
 from llm2vec_pl.training.memory.resident import resident_after, resident_line, resident_now
 from llm2vec_pl.training.memory.step import Memory, Step, gib
-from llm2vec_pl.training.memory.weights import Quantization
+from llm2vec_pl.training.memory.weight_sizes import WeightQuantization
 
 __all__ = [
     "Memory",
-    "Quantization",
     "Step",
+    "WeightQuantization",
     "estimate",
     "estimate_of",
     "free_memory",

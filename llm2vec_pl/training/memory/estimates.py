@@ -13,7 +13,11 @@ from llm2vec_pl.bidirectional import make_bidirectional
 from llm2vec_pl.decoder import ATTENTION_DROPOUTS, split_causal_lm
 from llm2vec_pl.training.memory.activations import Activations, measure, quiet
 from llm2vec_pl.training.memory.step import Memory, Step, add_up
-from llm2vec_pl.training.memory.weights import Quantization, found_weights, planned_weights
+from llm2vec_pl.training.memory.weight_sizes import (
+    WeightQuantization,
+    found_weights,
+    planned_weights,
+)
 
 
 def estimate(
@@ -23,7 +27,7 @@ def estimate(
     dtype: str = "bfloat16",
     lora_rank: int = 16,
     lora_dropout: float = 0.05,
-    quantization: Quantization | None = None,
+    quantization: WeightQuantization | None = None,
     gradient_checkpointing: bool = False,
     attention: str | None = None,
 ) -> Memory | None:

@@ -10,7 +10,7 @@ from math import ceil
 import torch
 
 from llm2vec_pl.training.memory.activations import Activations
-from llm2vec_pl.training.memory.weights import HEAD, Weight
+from llm2vec_pl.training.memory.weight_sizes import HEAD, Weight
 
 GIB = 2**30
 

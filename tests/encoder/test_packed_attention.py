@@ -27,7 +27,7 @@ from llm2vec_pl.decoder.head import split_causal_lm
 from llm2vec_pl.encoder import packed_attention as attention
 from llm2vec_pl.encoder.encoder import Encoder
 from llm2vec_pl.encoder.packed_attention import PackedMask, can_pack, packed_states, text_by_text
-from llm2vec_pl.encoder.packing import lay_out
+from llm2vec_pl.encoder.packing import pack_texts
 
 OWN_ATTENTION = words(
     """axk2 deepseek_v32 doge dots3_note dots3_note_text falcon glm_moe_dsa inkling_text qwen4_exp
@@ -47,7 +47,7 @@ def padded_batch(lengths=LENGTHS):
 
 
 def packing_error(decoder, ids, mask):
-    texts = lay_out(mask)
+    texts = pack_texts(mask)
     with torch.no_grad():
         packed = packed_states(decoder, ids, texts)
     padded = states(decoder, ids, mask).flatten(0, 1)[texts.index]  # (T, D)
@@ -73,7 +73,7 @@ def test_a_packed_causal_decoder_stays_causal(model_type):
     assert can_pack(decoder)
     ids, mask = padded_batch()
     assert packing_error(decoder, ids, mask) < 1e-5
-    texts = lay_out(mask)
+    texts = pack_texts(mask)
     changed = ids.clone()
     changed[:, 2:] += 1
     with torch.no_grad():
@@ -127,7 +127,7 @@ def test_an_error_in_a_packed_batch_does_not_reach_the_next():
     ids, mask = padded_batch()
     expected = states(decoder, ids, mask)
     with pytest.raises(IndexError):
-        packed_states(decoder, ids + 10**6, lay_out(mask))
+        packed_states(decoder, ids + 10**6, pack_texts(mask))
     torch.testing.assert_close(states(decoder, ids, mask), expected)
 
 
@@ -172,7 +172,7 @@ def test_packed_and_padded_batches_have_the_same_gradients(
             pooling=pooling,
         )
         assert encoder.packs == padding_free
-        batch = encoder.text(TEXTS)
+        batch = encoder.tokenize(TEXTS)
         found.append(gradients(encoder, lambda e=encoder, b=batch: e(b)))
     assert_same(*found)
 
@@ -181,7 +181,7 @@ def test_packed_and_padded_batches_have_the_same_gradients(
 def test_a_chunk_that_is_run_again_keeps_its_own_texts(llama_folder, inner):
     """In the backward pass, when another batch was the last to run."""
     encoder = encoder_with_a_lora(llama_folder, lora_rank=4, gradient_checkpointing=inner)
-    chunks = [encoder.text(texts) for texts in (TEXTS, LONGER)]
+    chunks = [encoder.tokenize(texts) for texts in (TEXTS, LONGER)]
     plain = gradients(encoder, lambda: torch.cat([encoder(chunk) for chunk in chunks]))
     again = gradients(
         encoder,
@@ -194,7 +194,7 @@ def test_the_states_of_a_padded_batch_have_the_gradient_of_the_padded_one(llama_
     """As MNTP takes them, in their places."""
     packed = encoder_with_a_lora(llama_folder, lora_rank=4)
     padded = encoder_with_a_lora(llama_folder, lora_rank=4, padding_free=False)
-    batch = packed.text(TEXTS)
+    batch = packed.tokenize(TEXTS)
     real = batch["attention_mask"].unsqueeze(-1)
     assert not packed.hidden_states(batch)[~real.bool().squeeze(-1)].any()
     assert_same(
@@ -215,7 +215,7 @@ def _process_group():
 @pytest.mark.usefixtures("_process_group")
 def test_sharded_layers_in_mixed_precision_take_packed_texts(llama_folder):
     encoder = encoder_with_a_lora(llama_folder, lora_rank=0, gradient_checkpointing=True)
-    batch = encoder.text(TEXTS)
+    batch = encoder.tokenize(TEXTS)
     expected = encoder(batch)
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, cast_forward_inputs=True)
     mesh = dist.init_device_mesh("cpu", (1,))
@@ -264,7 +264,7 @@ def varlen_by_definition(q, k, v, cu_q, cu_k, max_q, max_k, scale, window_size, 
 @pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("is_causal", [False, True])
 def test_one_call_for_all_texts_gives_what_a_call_a_length_gives(monkeypatch, window, is_causal):
-    texts = lay_out(padded_batch()[1])
+    texts = pack_texts(padded_batch()[1])
     size = len(texts.index)
     query, key, value = (torch.randn(1, heads, size, 8) for heads in (4, 2, 2))
     mask = PackedMask(
@@ -301,17 +301,17 @@ def on_gpu(dtype=torch.bfloat16, head=64):
     ],
 )
 def test_the_one_call_is_made_only_where_the_kernel_can(states, is_band, arguments, takes):
-    mask = PackedMask(lay_out(padded_batch()[1]), lambda _: None, None, is_band)
+    mask = PackedMask(pack_texts(padded_batch()[1]), lambda _: None, None, is_band)
     assert attention.takes_varlen(states, states, states, mask, **arguments) == takes
 
 
 def test_a_value_head_of_another_size_is_not_for_the_kernel():
-    mask = PackedMask(lay_out(padded_batch()[1]), lambda _: None, None, True)
+    mask = PackedMask(pack_texts(padded_batch()[1]), lambda _: None, None, True)
     assert not attention.takes_varlen(on_gpu(), on_gpu(), on_gpu(head=32), mask)
 
 
 def test_under_autocast_float32_states_are_for_the_kernel_too():
-    mask = PackedMask(lay_out(padded_batch()[1]), lambda _: None, None, True)
+    mask = PackedMask(pack_texts(padded_batch()[1]), lambda _: None, None, True)
     states = on_gpu(torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         assert attention.takes_varlen(states, states, states, mask)
@@ -320,7 +320,7 @@ def test_under_autocast_float32_states_are_for_the_kernel_too():
 def test_flash_attention_gets_boundaries_in_place_of_a_mask():
     calls = []
     attend = attention._attention("flash_attention_2", lambda *a, **k: calls.append((a, k)))
-    texts = lay_out(padded_batch()[1])
+    texts = pack_texts(padded_batch()[1])
     attend(None, 1, 2, 3, PackedMask(texts, lambda _: None, None, True), softcap=50.0)
     ((_, _, _, _, mask), keywords) = calls[0]
     assert mask is None
@@ -335,7 +335,7 @@ def test_the_backward_pass_costs_no_copy_of_the_batch_for_each_length():
     decoder, _ = split_causal_lm(make_bidirectional(model))
     assert can_pack(decoder)
     ids, mask = padded_batch(list(range(1, 30)))
-    loss = packed_states(decoder, ids, lay_out(mask)).sum()
+    loss = packed_states(decoder, ids, pack_texts(mask)).sum()
     seen, stack = set(), [loss.grad_fn]
     while stack:
         node = stack.pop()

@@ -46,7 +46,7 @@ def test_the_lengths_of_joined_and_taken_texts_are_known_where_all_are():
 @pytest.mark.parametrize("padding_free", [True, False])
 def test_a_batch_has_the_same_embeddings_with_its_lengths_as_without(llama_folder, padding_free):
     encoder = Encoder(llama_folder, lora_rank=0, padding_free=padding_free).load().eval()
-    batch = encoder.text(["one text", "another text, which is longer", "a third"])
+    batch = encoder.tokenize(["one text", "another text, which is longer", "a third"])
     lengths = tuple(batch["attention_mask"].sum(dim=1).tolist())
     assert torch.equal(encoder({**batch, "text_lengths": lengths}), encoder(batch))
 

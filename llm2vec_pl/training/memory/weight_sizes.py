@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from llm2vec_pl.decoder import decoder_layers
 
-Quantization = Literal["nf4", "int8"]
+WeightQuantization = Literal["nf4", "int8"]
 
 NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)
 """Of a weight: 4 bits, and its share of the scales, quantized themselves (QLoRA, section 3)."""
@@ -35,7 +35,7 @@ class Weight:
     count: int
     size: int
     trained: bool
-    quantized: Quantization | None = None
+    quantized: WeightQuantization | None = None
 
     @property
     def shards(self) -> bool:
@@ -44,7 +44,7 @@ class Weight:
 
 
 def planned_weights(
-    decoder: nn.Module, head: nn.Module, lora_rank: int, quantization: Quantization | None
+    decoder: nn.Module, head: nn.Module, lora_rank: int, quantization: WeightQuantization | None
 ) -> Iterator[Weight]:
     """The weights that an `Encoder` will have.
 
@@ -86,7 +86,7 @@ def found_weights(encoder: Any) -> Iterator[Weight]:
             yield Weight(group, count, size, weight.requires_grad)
 
 
-def quantized_size(count: int, rows: int, quantization: Quantization) -> int:
+def quantized_size(count: int, rows: int, quantization: WeightQuantization) -> int:
     """Bytes of a matrix of so many numbers, with its scales."""
     if quantization == "nf4":
         return round(count * NF4_BYTES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
-class Share(NamedTuple):
+class Shard(NamedTuple):
     """Every n-th row, from one on.
 
     A source of as many files as readers, or a multiple, may deal them out instead.
@@ -13,7 +13,7 @@ class Share(NamedTuple):
 
     reader: int = 0
     readers: int = 1
-    start: int = 0  # rows of the share that are passed over
+    start: int = 0  # rows of the shard that are passed over
     stop: int | None = None  # rows of all readers together; all where None
 
     @property
@@ -27,15 +27,15 @@ class Share(NamedTuple):
         return None if self.stop is None else len(range(self.first, self.stop, self.readers))
 
 
-class Picker:
-    """Goes through the rows of a source, file after file, and picks those of a share.
+class ShardFilter:
+    """Goes through the rows of a source, file after file, and picks those of a shard.
 
     Args:
-        share: what to pick; its `stop` is left to who reads.
+        shard: what to pick; its `stop` is left to who reads.
     """
 
-    def __init__(self, share: Share) -> None:
-        self.first, self.step = share.first, share.readers
+    def __init__(self, shard: Shard) -> None:
+        self.first, self.step = shard.first, shard.readers
         self.passed = 0  # rows gone through
 
     def wants(self) -> bool:
