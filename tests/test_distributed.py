@@ -2,7 +2,6 @@
 
 import gc
 import os
-import socket
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -11,8 +10,8 @@ from unittest import mock
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from contrastive_texts import NEGATIVES, QUERIES, assert_same_gradients, contrastive_batch
+from forked import free_port, spawn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
@@ -121,12 +120,6 @@ def end() -> None:
     dist.destroy_process_group()
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 def cut(*borders: int) -> list[slice]:
     return [slice(a, b) for a, b in pairwise(borders)]
 
@@ -144,7 +137,7 @@ def test_ranks_give_the_loss_and_gradient_of_one(cases, shares, llama_folder, tm
     """The processes run all of their cases: it is their start that takes time."""
     result = tmp_path / "result.pt"
     arguments = (cases, llama_folder, shares, free_port(), str(result))
-    mp.spawn(train_on_share, arguments, nprocs=len(shares))
+    spawn(train_on_share, arguments, nprocs=len(shares))
     together = torch.load(result, weights_only=True)
     for case in cases:
         objective, batch = case(llama_folder, slice(None))
@@ -205,7 +198,7 @@ def fsdp2(objective: Objective) -> torch.nn.Module:
 @pytest.mark.slow
 def test_chunks_are_exact_with_dropout_under_ddp_and_fsdp2(llama_folder, tmp_path: Path):
     result = tmp_path / "result.pt"
-    mp.spawn(compare_chunks, (llama_folder, free_port(), str(result)), nprocs=2)
+    spawn(compare_chunks, (llama_folder, free_port(), str(result)), nprocs=2)
     found = torch.load(result, weights_only=True)
     assert found.keys() == {"ddp False", "ddp True", "fsdp2 False", "fsdp2 True"}
     for again, kept in found.values():

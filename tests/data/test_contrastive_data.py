@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from forked import free_port, spawn
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
@@ -389,12 +388,6 @@ def train_on_a_rank(
     (Path(folder) / name).write_text(json.dumps(left))
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("max_tokens", [None, 300])
 def test_two_ranks_train_on_the_same_task_and_resume(
@@ -402,9 +395,9 @@ def test_two_ranks_train_on_the_same_task_and_resume(
 ) -> None:
     """Lightning leaves the sampler alone, and tells it each epoch, on both ranks."""
     folder = str(tmp_path)
-    mp.spawn(train_on_a_rank, (tokenizer, free_port(), folder, max_tokens, None), nprocs=2)
+    spawn(train_on_a_rank, (tokenizer, free_port(), folder, max_tokens, None), nprocs=2)
     resume = str(tmp_path / "step=3.ckpt")
-    mp.spawn(train_on_a_rank, (tokenizer, free_port(), folder, max_tokens, resume), nprocs=2)
+    spawn(train_on_a_rank, (tokenizer, free_port(), folder, max_tokens, resume), nprocs=2)
     names = {
         text_id(example.query): task.name
         for task in Numbers(size=33).read_tasks()

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from forked import free_port, spawn
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 
@@ -243,7 +242,6 @@ def train_on_a_rank(
         LLM2VEC_PL_CACHE=str(folder.parent / "cache"),
     )
     torch.set_num_threads(1)
-    mp.set_start_method("fork", force=True)  # of the loader's workers; as under torchrun
     data = texts(folder, streaming, int(streaming), batch_size=2 if streaming else 4)
     options: dict[str, Any] = {"devices": 2, "strategy": "ddp", "limit_val_batches": 0}
     if streaming:  # ranks may end up a few blocks apart
@@ -254,12 +252,6 @@ def train_on_a_rank(
     (folder.parent / f"{name}-{rank}.json").write_text(json.dumps(seen))
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("streaming", [False, True])
 def test_two_ranks_go_on_each_with_its_own_batches(
@@ -267,7 +259,7 @@ def test_two_ranks_go_on_each_with_its_own_batches(
 ) -> None:
     for resume in (False, True):
         arguments = (tokenizer, folder, free_port(), streaming, resume)
-        mp.spawn(train_on_a_rank, arguments, nprocs=2)
+        spawn(train_on_a_rank, arguments, nprocs=2)
     ranks = []
     for rank in range(2):
         whole, more = (

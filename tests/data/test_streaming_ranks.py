@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from forked import free_port, spawn
 from lightning.pytorch import Trainer
-from test_distributed import free_port
 
 from llm2vec_pl.data import Wikipedia
 from llm2vec_pl.encoder import Encoder
@@ -99,7 +98,7 @@ def test_ranks_with_unequal_shares_validate_and_train_in_step(llama_folder, tmp_
     write(folder / "valid.jsonl", [37, 3, 30, 3])
     write(tmp_path / "one" / "train.jsonl", [5] * 4)
     write(tmp_path / "one" / "valid.jsonl", [5])  # of which rank 1 has none
-    running = mp.spawn(train, (llama_folder, folder, free_port()), nprocs=2, join=False)
+    running = spawn(train, (llama_folder, folder, free_port()), nprocs=2, join=False)
     until = time.monotonic() + 200
     while not (ended := running.join(timeout=1)) and time.monotonic() < until:
         pass

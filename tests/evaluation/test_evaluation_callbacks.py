@@ -1,12 +1,11 @@
 import json
 import os
-import socket
 from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from evaluation_texts import TEXTS
+from forked import free_port, spawn
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.demos.boring_classes import BoringModel
@@ -231,12 +230,6 @@ def passes_on_a_rank(rank: int, folder: str, port: int, result: str) -> None:
     torch.save(found, f"{result}-{rank}")
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 @pytest.mark.slow
 def test_two_ranks_measure_what_one_does_in_equally_many_passes(
     llama_folder, sts_file, retrieval_folder, tmp_path
@@ -245,7 +238,7 @@ def test_two_ranks_measure_what_one_does_in_equally_many_passes(
     paths = tmp_path / "paths.json"
     paths.write_text(json.dumps([sts_file, retrieval_folder, llama_folder]))
     result = tmp_path / "result"
-    mp.spawn(passes_on_a_rank, (str(paths), free_port(), str(result)), nprocs=2)
+    spawn(passes_on_a_rank, (str(paths), free_port(), str(result)), nprocs=2)
     ranks = [torch.load(f"{result}-{rank}", weights_only=True) for rank in range(2)]
 
     encoder = Encoder(llama_folder, lora_rank=0)

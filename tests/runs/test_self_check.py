@@ -4,8 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
-from killed_runs import free_port
+from forked import free_port, spawn
 from tiny_models import tiny_causal_lm
 from torch import nn
 from trained import quiet_trainer, small_data, small_mntp
@@ -84,7 +83,7 @@ def begin(rank: int, port: int, difference: float, seed: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("difference", "seed"), [(0.0, 0), (1e-3, 0), (0.0, 1)])
 def test_ranks_that_begin_differently_are_found_on_all_ranks(difference, seed):
-    mp.spawn(begin, (free_port(), difference, seed), nprocs=2)
+    spawn(begin, (free_port(), difference, seed), nprocs=2)
 
 
 def test_one_process_has_nothing_to_compare():
