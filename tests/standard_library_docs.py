@@ -1,0 +1,27 @@
+"""The documentation that is the embedded data, in little: of the standard library alone.
+
+All of the installed packages take a minute to read and to cut into tokens, and one test does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llm2vec_pl.cache import cached_folder
+from llm2vec_pl.data import PythonDocs
+from llm2vec_pl.data.docstrings import installed_packages, read_docstrings
+
+
+def fill_cache() -> None:
+    """Lets every process that shares this cache find these docstrings for all that there are."""
+    cached_folder("docstrings", PythonDocs().source(), _write)
+
+
+def _write(folder: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.feather as feather
+
+    library = [package for package in installed_packages() if package.name == "python"]
+    names, texts = zip(*read_docstrings(library, processes=1), strict=True)
+    table = pa.table({"name": list(names), "text": list(texts)})
+    feather.write_feather(table, folder / "docstrings.arrow", compression="zstd")
