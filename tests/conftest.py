@@ -9,12 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from hub_cache import HubCache
+from hypothesis import settings
 from saved_models import save_model, small_llama
 from standard_library_docs import fill_cache
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores: one thread each
     torch.set_num_threads(1)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
+
+settings.register_profile("shared", deadline=None)  # other work may take the cores meanwhile
+settings.load_profile("shared")
 
 TESTS = Path(__file__).parent
 SHARED = Path(__file__).parents[2] / "shared" / "data"

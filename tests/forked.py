@@ -128,10 +128,15 @@ def run_ranks(
 def spawn(
     function: Callable[..., None], args: tuple[Any, ...], nprocs: int, join: bool = True
 ) -> Any:
-    """As `torch.multiprocessing.spawn`: `function(rank, *args)` in each of so many processes."""
+    """As `torch.multiprocessing.spawn`: `function(rank, *args)` in each of so many processes.
+
+    Each has a thread, and the environment that torchrun gives a rank.
+    """
     import torch.multiprocessing as mp
 
-    arguments = (dict(os.environ), function, args)
+    port = free_port()
+    environments = [{**os.environ, **torchrun(rank, nprocs, port)} for rank in range(nprocs)]
+    arguments = (environments, function, args)
     return mp.start_processes(_call, arguments, nprocs, join, start_method="forkserver")
 
 
@@ -155,8 +160,10 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _call(rank: int, environment: dict[str, str], function: Any, args: tuple[Any, ...]) -> None:
-    _become(environment)
+def _call(
+    rank: int, environments: list[dict[str, str]], function: Any, args: tuple[Any, ...]
+) -> None:
+    _become(environments[rank])
     function(rank, *args)
 
 
