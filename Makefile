@@ -1,9 +1,11 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 VENV := .venv/bin
+# A file's tests in one process, the longest files first: tests/conftest.py has their order.
+PYTEST = $(VENV)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 help:  ## Show this help.
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -14,8 +16,11 @@ help:  ## Show this help.
 demo: .venv/ready  ## Make the embedded decoder bidirectional and train it with MNTP (10 minutes).
 	$(VENV)/python recipes/mntp.py
 
-test: .venv/ready  ## Run every test, the slow ones too, on two cores.
-	$(VENV)/python -m pytest --numprocesses 2 --dist loadfile
+test: .venv/ready  ## Run the tests, the slow ones too, on two cores (10 minutes).
+	$(PYTEST)
+
+test-all: .venv/ready  ## Run them on every architecture of transformers too (15 minutes).
+	$(PYTEST) --exhaustive
 
 check: .venv/ready  ## Lint, check types, run the documentation's examples.
 	$(VENV)/ruff check .
@@ -23,4 +28,4 @@ check: .venv/ready  ## Lint, check types, run the documentation's examples.
 	$(VENV)/mypy
 	$(VENV)/python -m pytest --quiet llm2vec_pl
 
-.PHONY: help demo test check
+.PHONY: help demo test test-all check

@@ -1,26 +1,21 @@
-"""Recipes as processes that can be killed: forked from one that has imported everything."""
+"""Recipes as processes that can be killed."""
 
 from __future__ import annotations
 
 import csv
-import multiprocessing
 import os
-import runpy
 import signal
-import socket
-import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(
-    ["llm2vec_pl.training.command", "llm2vec_pl.lora.new", "torch._dynamo"]
-)
+from forked import ALONE, free_port, start_recipe, torchrun
 
 
 class Run:
-    """A recipe in `cwd` with these flags, on 1 or more ranks, as torchrun starts them."""
+    """A recipe in `cwd` with these flags, on 1 or more ranks, as torchrun starts them.
+
+    What they print is added to `output.txt` there.
+    """
 
     def __init__(
         self,
@@ -30,16 +25,19 @@ class Run:
         ranks: int = 1,
         environment: dict[str, str] | None = None,
     ) -> None:
-        port = free_port()
-        self.processes = []
-        for rank in range(ranks):
-            variables = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-            variables |= {"LLM2VEC_PL_CACHE": str(cwd / "cache"), **(environment or {})}
-            if ranks > 1:
-                variables |= torchrun(rank, ranks, port)
-            process = FORKS.Process(target=_main, args=(recipe, flags, str(cwd), variables))
-            process.start()
-            self.processes.append(process)
+        port, output = free_port(), str(cwd / "output.txt")
+        variables = {**ALONE, "LLM2VEC_PL_CACHE": str(cwd / "cache"), **(environment or {})}
+        self.processes = [
+            start_recipe(
+                recipe,
+                flags,
+                cwd,
+                {**variables, **(torchrun(rank, ranks, port) if ranks > 1 else {})},
+                output,
+                output,
+            )
+            for rank in range(ranks)
+        ]
 
     def wait(self, seconds: float = 240) -> list[int | None]:
         """Exit codes; None of a process that still runs."""
@@ -59,42 +57,6 @@ class Run:
         self.send(signal.SIGKILL)
         for process in self.processes:
             process.join()
-
-
-def torchrun(rank: int, ranks: int, port: int) -> dict[str, str]:
-    """The environment that torchrun gives a rank."""
-    return {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "GROUP_RANK": "0",
-        "WORLD_SIZE": str(ranks),
-        "LOCAL_WORLD_SIZE": str(ranks),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "TORCHELASTIC_RUN_ID": "test",
-    }
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def _main(recipe: str, flags: list[str], cwd: str, environment: dict[str, str]) -> None:
-    os.environ.update(environment)
-    os.chdir(cwd)
-    multiprocessing.set_start_method("fork", force=True)  # of the loader's workers, as usual
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    with open("output.txt", "a") as output:
-        os.dup2(output.fileno(), 1)
-        os.dup2(output.fileno(), 2)
-    import torch
-
-    torch.set_num_threads(1)
-    script = str(ROOT / "recipes" / recipe)
-    sys.argv = [script, *flags]
-    runpy.run_path(script, run_name="__main__")
 
 
 def rows(folder: Path, column: str) -> dict[int, str]:

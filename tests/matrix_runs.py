@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from contrastive_texts import NEGATIVES, POSITIVES, QUERIES, contrastive_batch
+from forked import run_ranks
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 
 from llm2vec_pl.distributed.fsdp2 import FSDP2
@@ -137,11 +137,8 @@ def launch(ranks: int, cases: list[dict[str, Any]], model: str, folder: Path) ->
     """The losses of cases, by one launch of that many processes."""
     (folder / "cases.json").write_text(json.dumps(cases))
     arguments = [model, str(folder / "cases.json"), str(folder / "losses.json")]
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    command = [sys.executable, *(torchrun if ranks > 1 else []), __file__, *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
+    for done in run_ranks(Path(__file__), arguments, ranks, cwd=folder, seconds=900):
+        assert done.returncode == 0, done.stderr[-4000:]
     return json.loads((folder / "losses.json").read_text())  # type: ignore[no-any-return]
 
 

@@ -1,18 +1,24 @@
+"""The recipe's commands, on little text: who measures has an interpreter of its own, as always."""
+
 import json
 import re
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import pytest
+from forked import Done, run_recipe, spawn
 
-ROOT = Path(__file__).parents[2]
+RECIPE = Path(__file__).parents[2] / "recipes" / "benchmark.py"
 TINY = ["--encoder.model_name", "tiny", "--rounds", "1"]
 
 
-def benchmark(*flags: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "recipes/benchmark.py", *flags]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+@pytest.fixture
+def benchmark(standard_library_docs, tmp_path):
+    def run(*flags: str) -> Done:
+        cache = {"LLM2VEC_PL_CACHE": str(standard_library_docs)}
+        return run_recipe("benchmark.py", *flags, cwd=tmp_path, environment=cache)
+
+    return run
 
 
 @pytest.mark.slow
@@ -26,7 +32,7 @@ def benchmark(*flags: str) -> subprocess.CompletedProcess:
     ],
     ids=lambda flags: " ".join(flags[:3]),
 )
-def test_a_benchmark_prints_a_table_and_writes_its_figures(flags, tmp_path):
+def test_a_benchmark_prints_a_table_and_writes_its_figures(flags, benchmark, tmp_path):
     file = tmp_path / "figures.json"
     done = benchmark(*flags, *TINY, "--json", str(file))
     assert done.returncode == 0, done.stderr
@@ -40,7 +46,7 @@ def test_a_benchmark_prints_a_table_and_writes_its_figures(flags, tmp_path):
 
 
 @pytest.mark.slow
-def test_sentence_transformers_runs_beside_it_with_nearly_the_same_embeddings():
+def test_sentence_transformers_runs_beside_it_with_nearly_the_same_embeddings(benchmark):
     flags = ["--count", "10", "--against", "sentence-transformers", "--encoder.bidirectional"]
     done = benchmark("encode", *TINY, *flags, "false")  # which it cannot change
     assert done.returncode == 0, done.stderr
@@ -50,17 +56,22 @@ def test_sentence_transformers_runs_beside_it_with_nearly_the_same_embeddings():
 
 
 @pytest.mark.slow
-def test_two_processes_are_compared_with_one_for_each_objective():
-    done = benchmark("scaling", "--rounds", "1", "--steps", "1")
-    assert done.returncode == 0, done.stderr
+@pytest.mark.usefixtures("standard_library_docs")
+def test_two_processes_are_compared_with_one_for_each_objective(monkeypatch, capsys):
+    recipe = runpy.run_path(str(RECIPE))
+    flags = ["scaling", "--rounds", "1", "--steps", "1"]
+    arguments = recipe["command_line"]().parse_args(flags).as_dict()["scaling"]
+    monkeypatch.setattr("torch.multiprocessing.spawn", spawn)
+    recipe["JOBS"]["scaling"](**arguments)
+    printed = capsys.readouterr().out
     for objective in ("mntp", "contrastive"):
-        rates = re.search(rf"{objective}: ([\d,]+) and ([\d,]+) tokens a second", done.stdout)
+        rates = re.search(rf"{objective}: ([\d,]+) and ([\d,]+) tokens a second", printed)
         alone, together = (int(rate.replace(",", "")) for rate in rates.groups())
-        ratio = re.search(rf"{objective}: 2 processes are ([\d.]+) times one", done.stdout)
+        ratio = re.search(rf"{objective}: 2 processes are ([\d.]+) times one", printed)
         assert float(ratio[1]) == pytest.approx(together / alone, abs=0.01)
 
 
-def test_what_does_not_go_together_is_refused_before_anything_runs():
+def test_what_does_not_go_together_is_refused_before_anything_runs(benchmark):
     done = benchmark("mntp", *TINY, "--against", "sentence-transformers")
     assert done.returncode == 2
     assert "does not train with MNTP" in done.stderr

@@ -17,6 +17,7 @@ import pytest
 import torch
 import transformers
 from architecture_properties import properties
+from architecture_sample import marks
 from tiny_models import tiny_causal_lm, tiny_config, words
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -69,10 +70,6 @@ TELLING = {
 """Values of what scales, bounds and cuts logits, chosen so that leaving them out would show."""
 
 ARCHITECTURES = sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - NOT_DECODERS)
-QUICK = words(
-    """llama mistral gemma3_text gemma3n_text qwen2 qwen3 gpt2 gpt_neo nemotron stablelm mamba
-    llama4_text mpt modernbert-decoder qwen3_next falcon_h1 cohere granite opt"""
-)
 PADS = words(
     """axk2 bloom codegen deepseek_v32 doge dots3_note dots3_note_text falcon flint gemma2 git
     glm_moe_dsa gpt_neo gpt_neox_japanese gpt_oss gptj granite_swa granitemoe_swa hy_v4
@@ -87,12 +84,12 @@ SHIFTED = 5e-5  # the same when rotary angles start elsewhere, which float32 res
 
 
 def for_each(*attentions: str) -> pytest.MarkDecorator:
-    """Run a test on each architecture with these attentions; all but a handful are slow.
+    """Run a test on each architecture with these attentions; all but a sample are exhaustive.
 
     By the scope, all tests of one architecture follow each other, and share its model.
     """
     parameters = [
-        pytest.param(model_type, attention, marks=() if model_type in QUICK else pytest.mark.slow)
+        pytest.param(model_type, attention, marks=marks(model_type))
         for model_type in ARCHITECTURES
         for attention in attentions
     ]
@@ -296,9 +293,7 @@ def test_a_model_without_head_cannot_be_split() -> None:
 
 
 def test_tables_name_only_what_exists() -> None:
-    assert set(REFUSED) | HYBRIDS | LEFT_PADDING_NEEDS_POSITIONS | PADS | QUICK <= set(
-        ARCHITECTURES
-    )
+    assert set(REFUSED) | HYBRIDS | LEFT_PADDING_NEEDS_POSITIONS | PADS <= set(ARCHITECTURES)
 
 
 # The table --------------------------------------------------------------------------------------

@@ -1,17 +1,16 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from forked import spawn
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from silent import SILENT
 
 from llm2vec_pl.data.contrastive_data import ContrastiveData
 from llm2vec_pl.data.examples.contrastive_batch import Task, TextBatch, Tokenised
@@ -23,13 +22,6 @@ from llm2vec_pl.data.files.splits import SPLITS
 from llm2vec_pl.data.files.text_ids import text_id
 from llm2vec_pl.encoder.tokenizer import TextTokenizer
 from llm2vec_pl.errors import UserError
-
-SILENT: dict[str, Any] = {
-    "logger": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "accelerator": "cpu",
-}
 
 
 def numbered(name: str, count: int, negatives: int = 0) -> ListedExamples:
@@ -369,16 +361,8 @@ def test_overfitting_a_batch_is_refused_with_what_to_do(text) -> None:
 
 
 def train_on_a_rank(
-    rank: int, tokenizer: Any, port: int, folder: str, max_tokens: int | None, resume: str | None
+    rank: int, tokenizer: Any, folder: str, max_tokens: int | None, resume: str | None
 ) -> None:
-    os.environ.update(
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-        WORLD_SIZE="2",
-        NODE_RANK="0",
-        LOCAL_RANK=str(rank),
-    )
-    torch.set_num_threads(1)
     checkpoint = ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)
     module = Recorder(TextTokenizer(tokenizer, 64))
     trainer = Trainer(
@@ -392,12 +376,6 @@ def train_on_a_rank(
     (Path(folder) / name).write_text(json.dumps(left))
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("max_tokens", [None, 300])
 def test_two_ranks_train_on_the_same_task_and_resume(
@@ -405,9 +383,9 @@ def test_two_ranks_train_on_the_same_task_and_resume(
 ) -> None:
     """Lightning leaves the sampler alone, and tells it each epoch, on both ranks."""
     folder = str(tmp_path)
-    mp.spawn(train_on_a_rank, (tokenizer, free_port(), folder, max_tokens, None), nprocs=2)
+    spawn(train_on_a_rank, (tokenizer, folder, max_tokens, None), nprocs=2)
     resume = str(tmp_path / "step=3.ckpt")
-    mp.spawn(train_on_a_rank, (tokenizer, free_port(), folder, max_tokens, resume), nprocs=2)
+    spawn(train_on_a_rank, (tokenizer, folder, max_tokens, resume), nprocs=2)
     names = {
         text_id(example.query): task.name
         for task in Numbers(size=33).read_tasks()

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import socket
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from forked import spawn
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
+from silent import SILENT
 
 from llm2vec_pl.data import Wikipedia
 
-SILENT: dict[str, Any] = {
-    "logger": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "accelerator": "cpu",
-}
 Seen = list[tuple[int, Any, float]]  # epoch, rows of tokens, loss
 
 
@@ -231,19 +224,7 @@ def test_validating_alone_sees_all_blocks(folder: Path, tokenizer) -> None:
     assert len(found[0]) > 5
 
 
-def train_on_a_rank(
-    rank: int, tokenizer: Any, folder: Path, port: int, streaming: bool, resume: bool
-) -> None:
-    os.environ.update(
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-        WORLD_SIZE="2",
-        NODE_RANK="0",
-        LOCAL_RANK=str(rank),
-        LLM2VEC_PL_CACHE=str(folder.parent / "cache"),
-    )
-    torch.set_num_threads(1)
-    mp.set_start_method("fork", force=True)  # of the loader's workers; as under torchrun
+def train_on_a_rank(rank: int, tokenizer: Any, folder: Path, streaming: bool, resume: bool) -> None:
     data = texts(folder, streaming, int(streaming), batch_size=2 if streaming else 4)
     options: dict[str, Any] = {"devices": 2, "strategy": "ddp", "limit_val_batches": 0}
     if streaming:  # ranks may end up a few blocks apart
@@ -254,20 +235,14 @@ def train_on_a_rank(
     (folder.parent / f"{name}-{rank}.json").write_text(json.dumps(seen))
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("streaming", [False, True])
 def test_two_ranks_go_on_each_with_its_own_batches(
     folder: Path, tokenizer, tmp_path: Path, streaming: bool
 ) -> None:
     for resume in (False, True):
-        arguments = (tokenizer, folder, free_port(), streaming, resume)
-        mp.spawn(train_on_a_rank, arguments, nprocs=2)
+        arguments = (tokenizer, folder, streaming, resume)
+        spawn(train_on_a_rank, arguments, nprocs=2)
     ranks = []
     for rank in range(2):
         whole, more = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,21 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from forked import spawn
 from lightning.pytorch import Trainer
-from test_distributed import free_port
+from silent import SILENT
 
 from llm2vec_pl.data import Wikipedia
 from llm2vec_pl.encoder.encoder import Encoder
 from llm2vec_pl.objectives import MNTP
 from llm2vec_pl.objectives.base import row_count
-
-SILENT: dict[str, Any] = {
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-}
 
 
 class Steps(MNTP):
@@ -49,17 +41,13 @@ def texts(folder: Path, streaming: bool) -> Wikipedia:
     return Wikipedia(str(folder), max_length=8, batch_size=2, streaming=streaming)
 
 
-def train(rank: int, model: str, folder: Path, port: int) -> None:
-    os.environ.update(
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-        WORLD_SIZE="2",
-        NODE_RANK="0",
-        LOCAL_RANK=str(rank),
-        LLM2VEC_PL_CACHE=str(folder.parent / "cache"),
-    )
-    torch.set_num_threads(1)
-    options: dict[str, Any] = {"devices": 2, "strategy": "ddp", "accelerator": "cpu", **SILENT}
+def train(rank: int, model: str, folder: Path) -> None:
+    options: dict[str, Any] = {
+        "devices": 2,
+        "strategy": "ddp",
+        **SILENT,
+        "enable_checkpointing": False,
+    }
     found: dict[str, Any] = {}
     for name in ("streamed", "blocks", "one"):
         data = texts(folder.parent / "one" if name == "one" else folder, name != "blocks")
@@ -99,7 +87,7 @@ def test_ranks_with_unequal_shares_validate_and_train_in_step(llama_folder, tmp_
     write(folder / "valid.jsonl", [37, 3, 30, 3])
     write(tmp_path / "one" / "train.jsonl", [5] * 4)
     write(tmp_path / "one" / "valid.jsonl", [5])  # of which rank 1 has none
-    running = mp.spawn(train, (llama_folder, folder, free_port()), nprocs=2, join=False)
+    running = spawn(train, (llama_folder, folder), nprocs=2, join=False)
     until = time.monotonic() + 200
     while not (ended := running.join(timeout=1)) and time.monotonic() < until:
         pass

@@ -1,8 +1,6 @@
 """Several processes: together they have the loss and the gradient of one with the whole batch."""
 
 import gc
-import os
-import socket
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -11,8 +9,8 @@ from unittest import mock
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from contrastive_texts import NEGATIVES, QUERIES, assert_same_gradients, contrastive_batch
+from forked import spawn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
@@ -88,10 +86,10 @@ def gradients(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def train_on_share(
-    rank: int, cases: list[Callable], folder: str, shares: list[slice], port: int, result: str
+    rank: int, cases: list[Callable], folder: str, shares: list[slice], result: str
 ) -> None:
     """Loss and gradients of each case, written by rank 0."""
-    start(rank, len(shares), port)
+    dist.init_process_group("gloo")
     found = {case.__name__: trained_on(case, folder, shares[rank]) for case in cases}
     if rank == 0:
         torch.save(found, result)
@@ -108,23 +106,11 @@ def trained_on(case: Callable, folder: str, rows: slice) -> dict:
     return {"loss": loss / dist.get_world_size(), "gradients": gradients(objective)}
 
 
-def start(rank: int, ranks: int, port: int) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=ranks)
-
-
 def end() -> None:
     # A DDP module that outlives the group ends it while it holds the interpreter's lock, for which
     # the group's own thread may be waiting.
     gc.collect()
     dist.destroy_process_group()
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def cut(*borders: int) -> list[slice]:
@@ -143,8 +129,8 @@ def cut(*borders: int) -> list[slice]:
 def test_ranks_give_the_loss_and_gradient_of_one(cases, shares, llama_folder, tmp_path: Path):
     """The processes run all of their cases: it is their start that takes time."""
     result = tmp_path / "result.pt"
-    arguments = (cases, llama_folder, shares, free_port(), str(result))
-    mp.spawn(train_on_share, arguments, nprocs=len(shares))
+    arguments = (cases, llama_folder, shares, str(result))
+    spawn(train_on_share, arguments, nprocs=len(shares))
     together = torch.load(result, weights_only=True)
     for case in cases:
         objective, batch = case(llama_folder, slice(None))
@@ -155,9 +141,9 @@ def test_ranks_give_the_loss_and_gradient_of_one(cases, shares, llama_folder, tm
         assert_same_gradients(found["gradients"], gradients(objective))
 
 
-def compare_chunks(rank: int, folder: str, port: int, result: str) -> None:
+def compare_chunks(rank: int, folder: str, result: str) -> None:
     """Gradients with the chunks computed again, and with the same chunks kept in memory."""
-    start(rank, 2, port)
+    dist.init_process_group("gloo")
     found = {}
     for wrap in (ddp, fsdp2):
         for layers_too in (False, True):
@@ -205,7 +191,7 @@ def fsdp2(objective: Objective) -> torch.nn.Module:
 @pytest.mark.slow
 def test_chunks_are_exact_with_dropout_under_ddp_and_fsdp2(llama_folder, tmp_path: Path):
     result = tmp_path / "result.pt"
-    mp.spawn(compare_chunks, (llama_folder, free_port(), str(result)), nprocs=2)
+    spawn(compare_chunks, (llama_folder, str(result)), nprocs=2)
     found = torch.load(result, weights_only=True)
     assert found.keys() == {"ddp False", "ddp True", "fsdp2 False", "fsdp2 True"}
     for again, kept in found.values():

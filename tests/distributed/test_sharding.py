@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from contrastive_texts import QUERIES
+from forked import run_ranks
 from matrix_runs import launch
 from saved_models import small_llama
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -24,14 +25,23 @@ MB = 2**20
 
 def ranks_run(case: str, ranks: int, folder: Path, *models: str) -> list:
     """What each rank has found, for each model."""
-    script = str(Path(__file__).with_name("sharded_runs.py"))
+    script = Path(__file__).with_name("sharded_runs.py")
+    flags = [case, str(folder), *models]
+    if case == "memory":  # in processes that share none with the one that they are forked from
+        start_by_torchrun(script, flags, ranks)
+    else:
+        for done in run_ranks(script, flags, ranks, cwd=folder):
+            assert done.returncode == 0, done.stderr[-4000:]
+    return [json.loads((folder / f"rank_{rank}.json").read_text()) for rank in range(ranks)]
+
+
+def start_by_torchrun(script: Path, flags: list[str], ranks: int) -> None:
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     # Memory that was freed goes back at once, so that what is measured was needed.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
-    command = [sys.executable, *launch, script, case, str(folder), *models]
+    command = [sys.executable, *launch, str(script), *flags]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
-    return [json.loads((folder / f"rank_{rank}.json").read_text()) for rank in range(ranks)]
 
 
 @pytest.fixture(scope="module")

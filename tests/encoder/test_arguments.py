@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from architecture_sample import marks
 from saved_models import save_model
 from test_architectures import (
     ARCHITECTURES,
-    QUICK,
     _one_thread,  # noqa: F401 - a fixture
     bidirectional_lm,
 )
@@ -102,7 +102,7 @@ def test_rotary_positions_have_no_limit(llama_folder):
 
 @pytest.mark.parametrize(
     "model_type",
-    [pytest.param(m, marks=() if m in QUICK else pytest.mark.slow) for m in ARCHITECTURES],
+    [pytest.param(m, marks=marks(m)) for m in ARCHITECTURES],
 )
 def test_the_table_says_where_positions_end_on_every_architecture(model_type):
     from llm2vec_pl.encoder.arguments import position_limit

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
+from architecture_sample import marks
 from saved_models import small_llama
 from test_architectures import (
     ARCHITECTURES,
     HYBRIDS,
-    QUICK,
     _one_thread,  # noqa: F401 - a fixture
     bidirectional_lm,
     states,
@@ -56,7 +56,7 @@ def packing_error(decoder, ids, mask):
 
 @pytest.mark.parametrize(
     "model_type",
-    [pytest.param(m, marks=() if m in QUICK else pytest.mark.slow) for m in ARCHITECTURES],
+    [pytest.param(m, marks=marks(m)) for m in ARCHITECTURES],
 )
 @pytest.mark.parametrize("window", [64, 4])
 def test_packed_equals_padded_on_every_architecture_that_says_it_packs(model_type, window):

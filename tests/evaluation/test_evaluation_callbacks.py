@@ -1,15 +1,14 @@
 import json
-import os
-import socket
 from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from evaluation_texts import TEXTS
+from forked import spawn
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.demos.boring_classes import BoringModel
+from silent import SILENT
 from torch.utils.data import DataLoader
 
 from llm2vec_pl.encoder.encoder import Encoder
@@ -17,13 +16,6 @@ from llm2vec_pl.errors import UserError
 from llm2vec_pl.evaluation import RetrievalEvaluation, STSEvaluation, evaluate_sts
 from llm2vec_pl.evaluation.embedding import encode_on_all_ranks
 from llm2vec_pl.objectives import Objective
-
-QUIET = {
-    "accelerator": "cpu",
-    "logger": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-}
 
 
 class Shrink(Objective):
@@ -47,7 +39,7 @@ def loader(encoder):
 
 def fit(objective, **options):
     defaults = {"enable_checkpointing": False, "num_sanity_val_steps": 1, "val_check_interval": 1}
-    trainer = Trainer(**{**defaults, **QUIET, **options})
+    trainer = Trainer(**{**defaults, **SILENT, **options})
     trainer.fit(objective, loader(objective.encoder), loader(objective.encoder))
     return trainer
 
@@ -135,7 +127,7 @@ def test_best_and_early_stopping_follow_the_metric(llama_folder, sts_file, tmp_p
 def test_validation_alone_measures(llama_folder, sts_file, retrieval_folder):
     callbacks = [STSEvaluation(sts_file), RetrievalEvaluation(retrieval_folder, "x")]
     objective = module(llama_folder)
-    trainer = Trainer(callbacks=callbacks, **QUIET)
+    trainer = Trainer(callbacks=callbacks, **SILENT)
     (metrics,) = trainer.validate(objective, loader(objective.encoder), verbose=False)
     assert -1 <= metrics["val/pairs_dev"] <= 1
     assert 0 < metrics["val/x/ndcg@10"] <= 1
@@ -185,14 +177,14 @@ def test_what_could_never_be_measured_is_an_error_before_the_weights(llama_folde
     with pytest.raises(UserError, match=r"Two evaluations are called 'pairs_dev'.*name"):
         fit(objective, max_steps=1, callbacks=[STSEvaluation(sts_file) for _ in range(2)])
     with pytest.raises(UserError, match="BoringModel has no Encoder"):
-        Trainer(callbacks=[STSEvaluation(sts_file)], **QUIET).validate(BoringModel())
+        Trainer(callbacks=[STSEvaluation(sts_file)], **SILENT).validate(BoringModel())
     assert not hasattr(objective.encoder, "decoder")
 
 
 def test_a_validation_without_batches_is_an_error_before_the_first_step(llama_folder, sts_file):
     objective = module(llama_folder)
     empty = DataLoader([], batch_size=1)
-    trainer = Trainer(max_steps=1, callbacks=[STSEvaluation(sts_file)], **QUIET)
+    trainer = Trainer(max_steps=1, callbacks=[STSEvaluation(sts_file)], **SILENT)
     with pytest.raises(UserError, match="validation split is empty"):
         trainer.fit(objective, loader(objective.encoder), empty)
     assert trainer.global_step == 0
@@ -201,13 +193,10 @@ def test_a_validation_without_batches_is_an_error_before_the_first_step(llama_fo
 STRATEGIES = ("ddp", "fsdp2")
 
 
-def passes_on_a_rank(rank: int, folder: str, port: int, result: str) -> None:
+def passes_on_a_rank(rank: int, folder: str, result: str) -> None:
     """Embeds texts on two ranks, trains on two, and notes what each rank saw."""
-    torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), NODE_RANK="0")
-    os.environ.update(LOCAL_RANK=str(rank), WORLD_SIZE="2")
     sts, retrieval, encoder_folder = json.loads(Path(folder).read_text())
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    torch.distributed.init_process_group("gloo")
     encoder, passes = Encoder(encoder_folder, lora_rank=0).load(), []
     encoder.register_forward_pre_hook(lambda *_: passes.append(0))
     embeddings = {}
@@ -222,19 +211,13 @@ def passes_on_a_rank(rank: int, folder: str, port: int, result: str) -> None:
             RetrievalEvaluation(retrieval, batch_size=2),
             Seen("val/pairs_dev"),
         ]
-        options = {"devices": 2, "callbacks": callbacks, **QUIET}
+        options = {"devices": 2, "callbacks": callbacks, **SILENT}
         trainer = Trainer(strategy=strategy, enable_checkpointing=False, **options)
         data = loader(objective.encoder)
         found[f"{strategy} validate"] = trainer.validate(objective, data, verbose=False)[0]
         fit(objective, strategy=strategy, max_steps=2, **options)
         found[f"{strategy} fit"] = callbacks[-1].values
     torch.save(found, f"{result}-{rank}")
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @pytest.mark.slow
@@ -245,7 +228,7 @@ def test_two_ranks_measure_what_one_does_in_equally_many_passes(
     paths = tmp_path / "paths.json"
     paths.write_text(json.dumps([sts_file, retrieval_folder, llama_folder]))
     result = tmp_path / "result"
-    mp.spawn(passes_on_a_rank, (str(paths), free_port(), str(result)), nprocs=2)
+    spawn(passes_on_a_rank, (str(paths), str(result)), nprocs=2)
     ranks = [torch.load(f"{result}-{rank}", weights_only=True) for rank in range(2)]
 
     encoder = Encoder(llama_folder, lora_rank=0)
@@ -258,7 +241,7 @@ def test_two_ranks_measure_what_one_does_in_equally_many_passes(
 
     objective = module(llama_folder)
     callbacks = [STSEvaluation(sts_file), RetrievalEvaluation(retrieval_folder)]
-    trainer = Trainer(callbacks=callbacks, **QUIET)
+    trainer = Trainer(callbacks=callbacks, **SILENT)
     (alone,) = trainer.validate(objective, loader(objective.encoder), verbose=False)
     for name in STRATEGIES:
         for rank in ranks:

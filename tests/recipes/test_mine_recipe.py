@@ -1,12 +1,10 @@
 """`recipes/mine.py` as a user runs it, in a process of its own."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import run_recipe
 
 from llm2vec_pl.data import E5
 from llm2vec_pl.encoder.encoder import Encoder
@@ -14,24 +12,15 @@ from llm2vec_pl.mining.file import read_pairs
 from llm2vec_pl.mining.negatives import mine
 from llm2vec_pl.mining.rules import Rules
 
-ROOT = Path(__file__).parents[2]
 WORDS = ["red", "green", "blue", "old", "new", "small", "large"]
 COLOURS = [f"{a} {b}" for a in WORDS for b in WORDS if a != b]
 
 
 def run(*arguments: str, cwd: Path, expect: int = 0) -> str:
-    environment = {**os.environ, "LLM2VEC_PL_CACHE": str(cwd / "cache"), "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [sys.executable, str(ROOT / "recipes" / "mine.py"), *arguments],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == expect, result.stdout + result.stderr
-    assert "Traceback" not in result.stderr
-    return result.stdout + result.stderr
+    done = run_recipe("mine.py", *arguments, cwd=cwd)
+    assert done.returncode == expect, done.printed
+    assert "Traceback" not in done.printed
+    return done.printed
 
 
 @pytest.fixture

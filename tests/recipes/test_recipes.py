@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from forked import run_recipe
 from saved_models import save_model, small_llama
 from transformers import Gemma3TextConfig, MistralConfig, Qwen3Config
 
@@ -55,12 +56,19 @@ def folder(tmp_path_factory) -> str:
 
 def run(recipe: str, *arguments: str, cwd: Path, expect: int = 0) -> str:
     """Runs a recipe in `cwd`; returns all that it printed."""
+    done = run_recipe(recipe, *arguments, cwd=cwd)
+    assert done.returncode == expect, done.printed
+    return done.printed
+
+
+def run_from_a_shell(recipe: str, *arguments: str, cwd: Path) -> str:
+    """The same by a fresh interpreter, which has imported nothing."""
     command = [sys.executable, str(ROOT / "recipes" / recipe), *arguments]
     environment = {**os.environ, "LLM2VEC_PL_CACHE": str(cwd / "cache"), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
     )
-    assert result.returncode == expect, result.stdout + result.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout + result.stderr
 
 
@@ -79,7 +87,7 @@ def losses(run_folder: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_a_run_leaves_logs_config_checkpoints_and_an_encoder(folder, articles, tmp_path):
-    printed = run("mntp.py", *short(folder, articles), cwd=tmp_path)
+    printed = run_from_a_shell("mntp.py", *short(folder, articles), cwd=tmp_path)
     left = tmp_path / "runs" / "mntp" / "version_0"
     names = {path.name for path in left.iterdir()}
     assert {"config.yaml", "metrics.csv", "checkpoints", "encoder"} <= names
@@ -125,7 +133,7 @@ def test_the_papers_config_trains_with_mixed_precision_and_clipping(folder, arti
 @pytest.mark.slow
 def test_two_ranks_train(folder, articles, tmp_path):
     ranks = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    run("mntp.py", *short(folder, articles, *ranks), cwd=tmp_path)
+    run_from_a_shell("mntp.py", *short(folder, articles, *ranks), cwd=tmp_path)
     left = tmp_path / "runs" / "mntp" / "version_0"
     assert len(losses(left)) == 6
     assert Encoder.from_pretrained(left / "encoder").encode("a text").isfinite().all()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from forked import run_recipe
 from trained import articles, quiet_trainer, small_data
 
 from llm2vec_pl.encoder.encoder import Encoder
@@ -18,8 +16,6 @@ from llm2vec_pl.encoder.folder import save_encoder
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.objectives import MNTP
 from llm2vec_pl.training.consolidation import consolidate
-
-RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 def stage(start: str, folder: Path) -> Path:
@@ -92,9 +88,5 @@ def test_a_recipes_config_names_what_it_was_run_on(llama_folder, tmp_path):
 
 def recipe(cwd: Path, *flags: str) -> str:
     """Runs recipes/mntp.py; what it printed if it failed, otherwise nothing."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(RECIPES / "mntp.py"), *" ".join(flags).split()]
-    done = subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=200
-    )
-    return done.stdout + done.stderr if done.returncode else ""
+    done = run_recipe("mntp.py", *" ".join(flags).split(), cwd=cwd)
+    return done.printed if done.returncode else ""

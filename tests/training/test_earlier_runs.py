@@ -5,20 +5,17 @@ encoder's tokenizer.json, equal to the embedded one, is left out.
 """
 
 import csv
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import run_recipe
 
 from llm2vec_pl.decoder.source import TINY
 from llm2vec_pl.encoder.encoder import Encoder
 
 EARLIER = Path(__file__).parent / "earlier"
-RECIPE = Path(__file__).parents[2] / "recipes" / "mntp.py"
 EMBEDDING = [-0.172975, -0.381658, 0.147493, 0.407476, 0.395427, -1.077825, -0.250648, 0.033779]
 """The first numbers for "The cat sat on the mat.", by that version."""
 LOSSES = [6.126778, 8.234047]
@@ -43,12 +40,8 @@ def test_an_encoder_of_an_earlier_version_gives_the_same_embedding(run):
 def test_a_run_of_an_earlier_version_goes_on_with_the_same_losses(run):
     root = run.parents[2]
     flags = ["--config", str(run / "config.yaml"), "--resume", "last", "--trainer.max_steps", "6"]
-    environment = {**os.environ, "LLM2VEC_PL_CACHE": str(root / "cache"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(RECIPE), *flags, "--trainer.accelerator", "cpu"]
-    done = subprocess.run(
-        command, cwd=root, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = run_recipe("mntp.py", *flags, "--trainer.accelerator", "cpu", cwd=root)
+    assert done.returncode == 0, done.printed
     with (run / "metrics.csv").open(newline="") as file:
         losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
     assert losses == pytest.approx(LOSSES, rel=1e-3)

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from forked import run_recipe
 
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.evaluation.table import plot, report
@@ -261,7 +262,11 @@ def test_a_pipeline_that_failed_goes_on_where_it_was(tmp_path, monkeypatch):
         measured.append((encoder.bidirectional, len(encoder.adapters)))
         return {"ndcg@10": 0.5}
 
+    def run(command, **_):
+        return run_recipe(Path(command[1]).name, *command[2:], cwd=tmp_path)
+
     monkeypatch.setattr("llm2vec_pl.evaluation.summary.evaluate", evaluate)
+    monkeypatch.setattr("llm2vec_pl.training.pipeline.run.subprocess.run", run)
     texts, pairs = tmp_path / "texts.txt", tmp_path / "pairs.jsonl"
     texts.write_text("\n".join(TEXTS))
     rows = [{"query": text[:14], "positive": text} for text in TEXTS]

@@ -4,8 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
-from killed_runs import free_port
+from forked import spawn
 from tiny_models import tiny_causal_lm
 from torch import nn
 from trained import quiet_trainer, small_data, small_mntp
@@ -67,10 +66,9 @@ def test_a_model_with_nothing_to_train_is_an_error(llama_folder, tmp_path):
         trainer.fit(small_mntp(llama_folder, Frozen), small_data(tmp_path))
 
 
-def begin(rank: int, port: int, difference: float, seed: int) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+def begin(rank: int, difference: float, seed: int) -> None:
     os.environ["PL_GLOBAL_SEED"] = str(rank * seed)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+    dist.init_process_group("gloo")
     module = nn.Linear(3, 3)
     nn.init.constant_(module.weight, 1.0 + rank * difference)
     nn.init.zeros_(module.bias)
@@ -84,7 +82,7 @@ def begin(rank: int, port: int, difference: float, seed: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("difference", "seed"), [(0.0, 0), (1e-3, 0), (0.0, 1)])
 def test_ranks_that_begin_differently_are_found_on_all_ranks(difference, seed):
-    mp.spawn(begin, (free_port(), difference, seed), nprocs=2)
+    spawn(begin, (difference, seed), nprocs=2)
 
 
 def test_one_process_has_nothing_to_compare():

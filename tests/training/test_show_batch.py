@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from forked import run_recipe
 from rich.console import Console
 
 from llm2vec_pl.data import E5, Wikipedia
@@ -116,13 +117,13 @@ def test_a_task_that_is_missing_lists_those_there_are(encoder, folder) -> None:
         shown(encoder, E5(str(folder)), task="squad")
 
 
-def run(*flags: str, cwd: Path, expect: int = 0) -> str:
+def run_from_a_shell(*flags: str, cwd: Path) -> str:
     command = [sys.executable, str(ROOT / "recipes" / "show_batch.py"), *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120
     )
-    assert result.returncode == expect, result.stdout + result.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout + result.stderr
 
 
@@ -140,7 +141,9 @@ trainer: {{max_steps: 10, callbacks: null}}
 resume: null
 """
     )
-    printed = run("--config", "config.yaml", "--task", "nq", "--max_rows", "1", cwd=tmp_path)
+    printed = run_from_a_shell(
+        "--config", "config.yaml", "--task", "nq", "--max_rows", "1", cwd=tmp_path
+    )
     assert "instruction of queries: 'Given a question" in printed
     assert "  and 3 more rows" in printed
     assert "Deprecat" not in printed
@@ -149,6 +152,8 @@ resume: null
 @pytest.mark.slow
 def test_a_mistake_is_a_line_and_exit_code_2(folder, tmp_path) -> None:
     flags = ["--data", "E5", "--data.path", str(folder), "--data.tasks", "[squad]"]
-    printed = run(*flags, cwd=tmp_path, expect=2)
+    done = run_recipe("show_batch.py", *flags, cwd=tmp_path)
+    printed = done.printed
+    assert done.returncode == 2
     assert "error: --data.tasks: there is no task 'squad'; there are: allnli, mine, nq" in printed
     assert "Traceback" not in printed

@@ -1,0 +1,53 @@
+"""A file for each that the commands on the pages name, with a few made-up rows."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from shown_commands import PAGES, ROOT, fences
+
+
+def write_rows(path: Path, rows: list[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(map(json.dumps, rows)))
+
+
+def write_stand_ins(folder: Path) -> None:
+    """Fills a folder that is to pass for the repository of somebody with data."""
+    for name in ("recipes", "llm2vec_pl"):
+        (folder / name).symlink_to(ROOT / name)
+    texts = [f"Text number {i} is about {i} lakes and {'rivers ' * (i % 5)}" for i in range(120)]
+    pairs = [{"query": f"where is {i}?", "positive": text} for i, text in enumerate(texts)]
+    triplets = [{**pair, "negative": ["elsewhere", f"not {i}"]} for i, pair in enumerate(pairs)]
+    write_rows(folder / "articles.jsonl", [{"body": text} for text in texts])
+    write_rows(folder / "pairs.jsonl", pairs)
+    write_rows(folder / "triplets.jsonl", triplets)
+    for task in ("nq", "allnli"):
+        write_rows(folder / "echo-data" / f"{task}.jsonl", triplets)
+    (folder / "sentences.txt").write_text("\n".join(texts))
+    for split in ("train", "valid"):
+        write_rows(
+            folder / ".." / "shared/data/wikipedia" / f"{split}.jsonl",
+            [{"text": " ".join(texts)}] * 4,
+        )
+    rows = [f"{pair['query']},{pair['positive']}" for pair in pairs]
+    (folder / "pairs.csv").write_text("\n".join(["question,answer", *rows]))
+    scored = [
+        {"sentence1": one, "sentence2": other, "score": i % 6}
+        for i, (one, other) in enumerate(zip(texts, texts[::-1], strict=True))
+    ]
+    for name in ("stsb_dev.jsonl", "stsb_test.jsonl"):
+        write_rows(folder / name, scored)
+    few = [{"_id": str(i), "text": text} for i, text in enumerate(texts[:10])]
+    write_rows(folder / "beir_folder" / "corpus.jsonl", few)
+    write_rows(folder / "beir_folder" / "queries.jsonl", few)
+    (folder / "beir_folder" / "qrels").mkdir()
+    (folder / "beir_folder" / "qrels" / "test.tsv").write_text(
+        "\n".join(f"{i}\t{i}\t1" for i in range(10))
+    )
+    for page in PAGES:  # a block that begins with a file's name is that file
+        for block in fences(page, "python"):
+            if match := re.match(r"# (\w+\.py)\n", block):
+                (folder / match[1]).write_text(block)
