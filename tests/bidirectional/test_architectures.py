@@ -1,6 +1,6 @@
 """Step 1 and the head on every decoder-only architecture that transformers has.
 
-`python tests/test_architectures.py > ARCHITECTURES.md` writes down what these tests prove.
+`python tests/bidirectional/test_architectures.py > ARCHITECTURES.md` writes down what these tests prove.
 A new architecture is expected to pass in full, until a table below says otherwise and why.
 """
 
@@ -414,7 +414,7 @@ def table() -> str:
         "## The table",
         "",
         "Measured on tiny models with random weights, on a CPU in float32, by "
-        "`python tests/test_architectures.py > ARCHITECTURES.md`.",
+        "`python tests/bidirectional/test_architectures.py > ARCHITECTURES.md`.",
         "",
         f"| {' | '.join(COLUMNS)} |",
         f"| {' | '.join('---' for _ in COLUMNS)} |",
