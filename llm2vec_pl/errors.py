@@ -13,6 +13,10 @@ class UserError(ValueError):
 
     The command line prints its message without a traceback and exits with code 2; any other
     exception is taken for a bug and keeps its traceback.
+
+    A message names arguments in backquotes, with a value as Python has it: `temperature`,
+    `dtype="bfloat16"`, `Trainer(devices=2)`, and `data.max_length` for one that another class has
+    too. The command line makes flags of them.
     """
 
 
@@ -58,5 +62,18 @@ def user_errors() -> Iterator[None]:
 
 def fail(message: object) -> NoReturn:
     """Prints what the user can put right and exits with code 2."""
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {_in_the_words_of_the_command_line(str(message))}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def print_errors_with(words: Callable[[str], str]) -> None:
+    """Has `fail` print messages in a command line's words: flags where the library has arguments.
+
+    Args:
+        words: a message in other words.
+    """
+    global _in_the_words_of_the_command_line
+    _in_the_words_of_the_command_line = words
+
+
+_in_the_words_of_the_command_line: Callable[[str], str] = str

@@ -9,10 +9,7 @@ python recipes/benchmark.py scaling                                       two pr
 """
 
 import sys
-from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
-
-from jsonargparse import DefaultHelpFormatter
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks/ is no part of the package
 
@@ -20,14 +17,10 @@ from benchmarks import works
 from benchmarks.scaling import scaling
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import user_errors
-from llm2vec_pl.training import Parser, silence_noise
+from llm2vec_pl.training import Help, Parser, silence_noise
 
 OF_AN_ENCODER = (works.mntp, works.contrastive, works.encode)
 JOBS = {job.__name__: job for job in (*OF_AN_ENCODER, works.startup, scaling)}
-
-
-class Help(RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """Keeps each command on its own line."""
 
 
 def command_line() -> Parser:

@@ -5,16 +5,14 @@ python recipes/memory.py --model llama-3-8b --tokens 4096 --quantization nf4
 python recipes/memory.py --model Qwen/Qwen3-4B --lora_rank 0 --devices 8 --sharded true
 """
 
-from argparse import RawDescriptionHelpFormatter
 from typing import Any
 
-from jsonargparse import DefaultHelpFormatter
 from transformers import LlamaConfig, MistralConfig, PretrainedConfig
 
 from llm2vec_pl.decoder import locate, read_config
 from llm2vec_pl.encoder import Dtype
 from llm2vec_pl.errors import UserError, user_errors
-from llm2vec_pl.training import Parser, silence_noise
+from llm2vec_pl.training import Help, Parser, silence_noise
 from llm2vec_pl.training.memory import Memory, Step, WeightQuantization, estimate, gib
 
 # Shapes of models whose configurations are gated on the hub.
@@ -61,10 +59,6 @@ COLUMNS = (
     *("model", "trained", "devices", "texts x tokens"),
     *("weights", "optimizer, gradients", "activations, transient", "GiB per device"),
 )
-
-
-class Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
-    """Keeps the line breaks of the description."""
 
 
 def run(

@@ -7,25 +7,19 @@ python recipes/supervised.py --data E5 --data.path triplets.jsonl
 """
 
 import time
-from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import DefaultHelpFormatter
 
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import user_errors
 from llm2vec_pl.mining import Rules, mine, read_pairs, read_texts, require_writable, write_triplets
-from llm2vec_pl.training import Parser, silence_noise
+from llm2vec_pl.training import Help, Parser, silence_noise
 
 # These matter only in training.
 TRAINING = {"lora_rank", "lora_alpha", "lora_dropout", "dora", "rslora", "attention_dropout"}
 TRAINING |= {"gradient_checkpointing", "random_weights"}
-
-
-class Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
-    """Keeps the line breaks of the description."""
 
 
 def run(

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 import sys
+from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jsonargparse import ActionConfigFile
+from jsonargparse import ActionConfigFile, DefaultHelpFormatter
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import (
     Callback,
@@ -25,10 +26,9 @@ from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from llm2vec_pl import data as data_modules
-from llm2vec_pl import objectives
+import llm2vec_pl
 from llm2vec_pl.encoder import Encoder
-from llm2vec_pl.errors import UserError, fail, user_errors
+from llm2vec_pl.errors import UserError, fail, print_errors_with, user_errors
 from llm2vec_pl.objectives import Objective
 from llm2vec_pl.training.checkpoint_files import CheckpointFiles
 from llm2vec_pl.training.checkpoints import Checkpoints, follow_each_validation
@@ -36,7 +36,7 @@ from llm2vec_pl.training.console import RunProgressBar, silence_noise
 from llm2vec_pl.training.demo import comes_from_tiny, look_through
 from llm2vec_pl.training.failures import no_process_left, out_of_memory
 from llm2vec_pl.training.finite import FiniteGradients
-from llm2vec_pl.training.flag_errors import explain
+from llm2vec_pl.training.flag_errors import arguments_of, explain, with_flags
 from llm2vec_pl.training.resume import find_checkpoint, run_loggers
 from llm2vec_pl.training.run_folder import PinnedConfig, keep_best, save_run
 from llm2vec_pl.training.self_check import SelfCheck
@@ -210,14 +210,22 @@ class Command(LightningCLI):
             return save_run(self.trainer, self.name, self.config, kept)
 
 
+class Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+    """Keeps the lines of a recipe's description."""
+
+
 class Parser(LightningArgumentParser):
     """Lightning's parser, but an error is a line or two instead of all the flags there are."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        flags = arguments_of({"encoder": [Encoder], **_public_classes()})
+        print_errors_with(lambda message: with_flags(message, flags))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
         """Says what is wrong and exits with code 2."""
         flags = [flag for action in self._actions for flag in action.option_strings]
-        classes = {"model": _exported(objectives), "data": _exported(data_modules)}
-        fail(explain(message, sys.argv[1:], flags, classes))
+        fail(explain(message, sys.argv[1:], flags, _public_classes()))
 
 
 def _default_callbacks(
@@ -246,5 +254,9 @@ def _class_and_defaults(cls: type, prefix: str, defaults: dict[str, Any]) -> dic
     return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": arguments}
 
 
-def _exported(module: Any) -> list[type]:
-    return [getattr(module, name) for name in module.__all__ if name != "Objective"]
+def _public_classes() -> dict[str, list[type]]:
+    """What `--model` and `--data` may name by its name alone."""
+    public = [getattr(llm2vec_pl, name) for name in llm2vec_pl.__all__]
+    classes = [each for each in public if isinstance(each, type) and each is not Objective]
+    kinds = {"model": Objective, "data": LightningDataModule}
+    return {flag: [c for c in classes if issubclass(c, kind)] for flag, kind in kinds.items()}

@@ -1,11 +1,11 @@
-"""A wrong option, explained in one line that names the flag and the nearest right one."""
+"""Errors in the words of a command line: the flag, and the nearest right one."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 CLASSES = {"model": "objective", "data": "data module"}
 
@@ -44,6 +44,52 @@ def explain(
     if types and value:
         return f"{flag} expects {' or '.join(types)}, but got {value[-1]}."
     return f"{flag}: {' '.join(message.split(':', 1)[-1].split())}"
+
+
+def with_flags(message: str, flags: Mapping[str, str]) -> str:
+    """An error of the library with flags where it names arguments in backquotes.
+
+    Args:
+        message: as a `UserError` has it.
+        flags: of each argument.
+
+    >>> with_flags('`dtype="int3"` is unknown.', {"dtype": "--encoder.dtype"})
+    '--encoder.dtype int3 is unknown.'
+    >>> with_flags("Set `Trainer(devices=1)` or change `steps`.", {})
+    'Set --trainer.devices 1 or change `steps`.'
+    """
+
+    def flag_of(match: re.Match[str]) -> str:
+        owner, name, value = match["owner"], match["name"], match["value"]
+        flag = f"--{owner.lower()}.{name}" if owner else flags.get(name)
+        if flag is None:
+            return match[0]
+        return flag if value is None else f"{flag} {_as_typed(value)}"
+
+    return _ARGUMENT.sub(flag_of, message)
+
+
+_ARGUMENT = re.compile(
+    r"`(?:(?P<owner>encoder|model|data|checkpoint|Trainer)[.(])?(?P<name>\w+)(?:=(?P<value>[^`]*?))?\)?`"
+)
+
+
+def _as_typed(value: str) -> str:
+    """A value of Python's as it is typed on a command line."""
+    return {"True": "true", "False": "false", "None": "null"}.get(value, value.strip("'\""))
+
+
+def arguments_of(classes: Mapping[str, Iterable[type]]) -> dict[str, str]:
+    """The flag of each argument; the first class that has one counts.
+
+    Args:
+        classes: whose constructors' arguments are flags, by the flags' group.
+    """
+    flags: dict[str, str] = {}
+    for group, members in classes.items():
+        for name in (name for cls in members for name in _options(cls)):
+            flags.setdefault(name, f"--{group}.{name}")
+    return flags
 
 
 def _unknown_flag(flag: str, known: Iterable[str]) -> str:
