@@ -88,12 +88,12 @@ class TextBlocks(EncoderData):
     @property
     def control_tokens(self) -> bool:
         """Whether control tokens that are spelled out in a text are such: the encoder's rule."""
-        return bool(getattr(getattr(self.attached, "text", self.attached), "control_tokens", False))
+        return bool(getattr(self.attached_tokenizer, "control_tokens", False))
 
     @property
     def encoder_length(self) -> int | None:
         """The tokens that the encoder takes of a text; None of a tokenizer alone."""
-        length = getattr(getattr(self.attached, "text", self.attached), "max_length", None)
+        length = getattr(self.attached_tokenizer, "max_length", None)
         return length if isinstance(length, int) else None
 
     @property
