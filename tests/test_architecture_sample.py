@@ -21,7 +21,7 @@ from test_architectures import (
 from test_packed_attention import OWN_ATTENTION
 from tiny_models import tiny_causal_lm, tiny_config
 
-from llm2vec_pl import architectures
+from llm2vec_pl.decoder import architectures
 
 ROOT = Path(__file__).parents[1]
 
