@@ -6,6 +6,7 @@ encoding needs no Lightning.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -26,24 +27,6 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_MODULES = {
-    "Encoder": "encoder",
-    "make_bidirectional": "bidirectional",
-    "check_bidirectional": "bidirectional",
-    "Objective": "objectives",
-    "MNTP": "objectives",
-    "CausalLM": "objectives",
-    "Contrastive": "objectives",
-    "PythonDocs": "data",
-    "Wikipedia": "data",
-    "Mixture": "data",
-    "E5": "data",
-    "PythonDocsPairs": "data",
-    "PythonDocsSentences": "data",
-    "WikipediaSentences": "data",
-    "UserError": "errors",
-}
-
 __all__ = [
     "E5",
     "MNTP",
@@ -63,11 +46,41 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module 'llm2vec_pl' has no attribute {name!r}")
-    return getattr(import_module(f"llm2vec_pl.{_MODULES[name]}"), name)
+def lazy_exports(
+    package: str, modules: Mapping[str, str]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """A package's `__getattr__` and `__dir__`, by which its names are imported when first used.
+
+    Args:
+        package: its `__name__`.
+        modules: the module of the package that has each name.
+    """
+
+    def get(name: str) -> Any:
+        if name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(import_module(f"{package}.{modules[name]}"), name)
+
+    return get, lambda: sorted(modules)
 
 
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "Encoder": "encoder",
+        "make_bidirectional": "bidirectional",
+        "check_bidirectional": "bidirectional",
+        "Objective": "objectives",
+        "MNTP": "objectives",
+        "CausalLM": "objectives",
+        "Contrastive": "objectives",
+        "PythonDocs": "data",
+        "Wikipedia": "data",
+        "Mixture": "data",
+        "E5": "data",
+        "PythonDocsPairs": "data",
+        "PythonDocsSentences": "data",
+        "WikipediaSentences": "data",
+        "UserError": "errors",
+    },
+)

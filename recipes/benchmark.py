@@ -8,16 +8,19 @@ python recipes/benchmark.py startup
 python recipes/benchmark.py scaling                                       two processes against one
 """
 
+import sys
 from argparse import RawDescriptionHelpFormatter
+from pathlib import Path
 
 from jsonargparse import DefaultHelpFormatter
 
-from llm2vec_pl.benchmark import works
-from llm2vec_pl.benchmark.scaling import scaling
-from llm2vec_pl.cli import Parser
-from llm2vec_pl.console import silence_noise
+sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks/ is no part of the package
+
+from benchmarks import works
+from benchmarks.scaling import scaling
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import user_errors
+from llm2vec_pl.training import Parser, silence_noise
 
 OF_AN_ENCODER = (works.mntp, works.contrastive, works.encode)
 JOBS = {job.__name__: job for job in (*OF_AN_ENCODER, works.startup, scaling)}

@@ -7,7 +7,7 @@ python recipes/consolidate.py runs/mntp/version_0/checkpoints/best.ckpt --out my
 from jsonargparse import CLI
 
 from llm2vec_pl.errors import user_errors
-from llm2vec_pl.runs.consolidate import consolidate
+from llm2vec_pl.training import consolidate
 
 if __name__ == "__main__":
     with user_errors():

@@ -11,14 +11,11 @@ from typing import Any
 from jsonargparse import DefaultHelpFormatter
 from transformers import LlamaConfig, MistralConfig, PretrainedConfig
 
-from llm2vec_pl.cli import Parser
-from llm2vec_pl.console import silence_noise
+from llm2vec_pl.decoder import locate, read_config
 from llm2vec_pl.encoder import Dtype
 from llm2vec_pl.errors import UserError, user_errors
-from llm2vec_pl.memory import Memory, Step, estimate
-from llm2vec_pl.memory.step import gib
-from llm2vec_pl.memory.weights import Quantization
-from llm2vec_pl.source import locate, read_config
+from llm2vec_pl.training import Parser, silence_noise
+from llm2vec_pl.training.memory import Memory, Step, WeightQuantization, estimate, gib
 
 # Shapes of models whose configurations the hub keeps behind a licence.
 LLAMA_3: dict[str, Any] = {
@@ -75,7 +72,7 @@ def run(
     model: str | None = None,
     dtype: Dtype = "bfloat16",
     lora_rank: int = 16,
-    quantization: Quantization | None = None,
+    quantization: WeightQuantization | None = None,
     gradient_checkpointing: bool = True,
 ) -> None:
     """Prints a table.

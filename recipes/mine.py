@@ -14,12 +14,10 @@ from typing import Any
 import torch
 from jsonargparse import DefaultHelpFormatter
 
-from llm2vec_pl.cli import Parser, user_errors
-from llm2vec_pl.console import silence_noise
 from llm2vec_pl.encoder import Encoder
-from llm2vec_pl.mined_file import read_pairs, read_texts, require_writable, write_triplets
-from llm2vec_pl.mining import mine
-from llm2vec_pl.mining_rules import Rules
+from llm2vec_pl.errors import user_errors
+from llm2vec_pl.mining import Rules, mine, read_pairs, read_texts, require_writable, write_triplets
+from llm2vec_pl.training import Parser, silence_noise
 
 # Of no use without training.
 TRAINING = {"lora_rank", "lora_alpha", "lora_dropout", "dora", "rslora", "attention_dropout"}

@@ -7,10 +7,9 @@ python recipes/mntp.py --encoder.model_name Qwen/Qwen3-0.6B --data Wikipedia
 
 from pathlib import Path
 
-from llm2vec_pl.cli import Command
 from llm2vec_pl.data import PythonDocs, Wikipedia
-from llm2vec_pl.evaluation.comparison import Comparison
 from llm2vec_pl.objectives import MNTP
+from llm2vec_pl.training import Command, Comparison
 
 if __name__ == "__main__":
     demo = Path(__file__).parent / "configs" / "tiny" / "mntp.yaml"

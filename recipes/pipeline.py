@@ -9,8 +9,8 @@ import argparse
 from pathlib import Path
 
 from llm2vec_pl.errors import user_errors
-from llm2vec_pl.evaluation.report import report
-from llm2vec_pl.pipeline import Pipeline
+from llm2vec_pl.evaluation import report
+from llm2vec_pl.training.pipeline import Pipeline
 
 RECIPES = Path(__file__).parent
 

@@ -3,9 +3,9 @@
 python recipes/pretrain.py --config recipes/configs/tiny/pretrain.yaml
 """
 
-from llm2vec_pl.cli import Command
 from llm2vec_pl.data import PythonDocs
-from llm2vec_pl.objectives.causal_lm import CausalLM
+from llm2vec_pl.objectives import CausalLM
+from llm2vec_pl.training import Command
 
 if __name__ == "__main__":
     Command(

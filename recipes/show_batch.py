@@ -13,11 +13,9 @@ from argparse import SUPPRESS
 from jsonargparse import ActionConfigFile
 from lightning.pytorch import LightningDataModule
 
-from llm2vec_pl.cli import Parser
-from llm2vec_pl.console import silence_noise
-from llm2vec_pl.data.show_batch import ShowBatch
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import user_errors
+from llm2vec_pl.training import Parser, ShowBatch, silence_noise
 
 if __name__ == "__main__":
     silence_noise()

@@ -6,9 +6,9 @@ python recipes/simcse.py --config recipes/configs/mistral-7b/simcse.yaml --train
 
 from pathlib import Path
 
-from llm2vec_pl.cli import Command
 from llm2vec_pl.data import PythonDocsSentences, WikipediaSentences
 from llm2vec_pl.objectives import Contrastive
+from llm2vec_pl.training import Command
 
 if __name__ == "__main__":
     Command(

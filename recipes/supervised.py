@@ -7,9 +7,9 @@ python recipes/supervised.py --config recipes/configs/mistral-7b/supervised.yaml
 
 from pathlib import Path
 
-from llm2vec_pl.cli import Command
 from llm2vec_pl.data import E5, PythonDocsPairs
 from llm2vec_pl.objectives import Contrastive
+from llm2vec_pl.training import Command
 
 if __name__ == "__main__":
     Command(

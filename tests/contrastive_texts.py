@@ -6,7 +6,7 @@ import zlib
 
 import torch
 
-from llm2vec_pl.encoder import Encoder
+from llm2vec_pl.encoder.encoder import Encoder
 
 QUERIES = [
     "how to read a file",
@@ -54,7 +54,7 @@ def contrastive_batch(encoder: Encoder, rows: slice = slice(None), negatives: ob
 
 def tokens(encoder: Encoder, texts: list[str]) -> dict[str, torch.Tensor]:
     ids = torch.tensor([zlib.crc32(text.encode()) for text in texts])
-    return {**encoder.text(texts), "text_id": ids}
+    return {**encoder.tokenize(texts), "text_id": ids}
 
 
 def assert_same_gradients(got: dict, expected: dict, tolerance: float = 1e-6) -> None:

@@ -21,8 +21,8 @@ from unittest import mock
 
 from huggingface_hub import constants
 
-from llm2vec_pl.cli import Command, Parser
-from llm2vec_pl.pipeline import Pipeline
+from llm2vec_pl.training.command import Command, Parser
+from llm2vec_pl.training.pipeline.run import Pipeline
 
 
 class ReachedWeightsError(BaseException):

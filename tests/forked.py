@@ -24,10 +24,10 @@ TESTS = ROOT / "tests"
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
-        "llm2vec_pl.cli",
+        "llm2vec_pl.training.command",
         "llm2vec_pl.data",
         "llm2vec_pl.evaluation",
-        "llm2vec_pl.lora",
+        "llm2vec_pl.lora.new",
         "bitsandbytes",
         "pandas",
         "peft",

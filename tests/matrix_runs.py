@@ -20,8 +20,8 @@ from contrastive_texts import NEGATIVES, POSITIVES, QUERIES, contrastive_batch
 from forked import run_ranks
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 
-from llm2vec_pl.encoder import Encoder
-from llm2vec_pl.fsdp2 import FSDP2
+from llm2vec_pl.distributed.fsdp2 import FSDP2
+from llm2vec_pl.encoder.encoder import Encoder
 from llm2vec_pl.objectives import MNTP, Contrastive, Objective
 from llm2vec_pl.objectives.causal_lm import CausalLM
 
@@ -59,7 +59,7 @@ class Batches(LightningDataModule):
 
 def blocks(objective: Objective, rows: slice, step: int) -> Any:
     """With other numbers of labels on each rank."""
-    batch = objective.encoder.text([TEXTS[(8 * step + i) % len(TEXTS)] for i in range(8)])
+    batch = objective.encoder.tokenize([TEXTS[(8 * step + i) % len(TEXTS)] for i in range(8)])
     batch.pop("pooling_mask")
     if isinstance(objective, MNTP):
         batch = objective.masked(batch, torch.Generator().manual_seed(step))

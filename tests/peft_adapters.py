@@ -11,7 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from llm2vec_pl.source import TINY
+from llm2vec_pl.decoder.source import TINY
 
 
 def train_lora(model: nn.Module, base: str, folder: Path, **options: Any) -> Path:

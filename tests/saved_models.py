@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PretrainedConfig
 
-from llm2vec_pl.source import TINY
+from llm2vec_pl.decoder.source import TINY
 
 
 def save_model(config: PretrainedConfig, folder: Path) -> Path:

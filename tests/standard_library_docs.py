@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llm2vec_pl.cache import cached_folder
 from llm2vec_pl.data import PythonDocs
-from llm2vec_pl.data.docstrings import installed_packages, read_docstrings
+from llm2vec_pl.data.files.docstrings import installed_packages, read_docstrings
+from llm2vec_pl.files import cached_folder
 
 
 def fill_cache(every: int = 1) -> None:

@@ -18,7 +18,7 @@ from test_architectures import (
     TELLING,
     is_refused,
 )
-from test_attention import OWN_ATTENTION
+from test_packed_attention import OWN_ATTENTION
 from tiny_models import tiny_causal_lm, tiny_config
 
 from llm2vec_pl import architectures

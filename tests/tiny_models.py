@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from llm2vec_pl.architectures import WINDOW_SIZES
+from llm2vec_pl.decoder.architectures import WINDOW_SIZES
 
 
 def words(text: str) -> set[str]:

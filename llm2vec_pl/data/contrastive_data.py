@@ -7,16 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from llm2vec_pl.data.batches import TaskBatches, TaskRows
-from llm2vec_pl.data.contrastive_batch import Task, TextBatch, TextBatches, Tokenised
 from llm2vec_pl.data.encoder_data import EncoderData
-from llm2vec_pl.data.fit_progress import FitProgress
-from llm2vec_pl.data.resumable import ResumableLoader
-from llm2vec_pl.data.splits import SPLITS, Split
-from llm2vec_pl.data.token_batches import TokenBatches
-from llm2vec_pl.data.token_counts import TokenCounter
+from llm2vec_pl.data.examples import (
+    Task,
+    TaskBatchSampler,
+    TaskRows,
+    TextBatch,
+    TextBatches,
+    TokenBatchSampler,
+    TokenCounter,
+    Tokenised,
+)
+from llm2vec_pl.data.files import SPLITS, Split
+from llm2vec_pl.data.resuming import FitProgress, ResumableLoader
+from llm2vec_pl.encoder import TextTokenizer
 from llm2vec_pl.errors import UserError
-from llm2vec_pl.text import TextTokenizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +66,7 @@ class ContrastiveData(EncoderData):
         raise NotImplementedError(f"{type(self).__name__} does not define read_tasks().")
 
     @property
-    def text(self) -> TextTokenizer:
+    def tokenize(self) -> TextTokenizer:
         """The tokenizer of the module being trained, or the one attached."""
         text: TextTokenizer = getattr(self.attached, "text", self.attached)
         return text
@@ -96,7 +101,7 @@ class ContrastiveData(EncoderData):
         texts = TextBatches(self.tasks, split, self.seed)
         return (texts[batch] for batch in sampler)
 
-    def batches(self, split: Split) -> TaskBatches:
+    def batches(self, split: Split) -> TaskBatchSampler:
         """Names the batches of this rank."""
         options: dict[str, Any] = {
             "rank": self.rank,
@@ -106,8 +111,8 @@ class ContrastiveData(EncoderData):
         }
         texts, rows = TextBatches(self.tasks, split, self.seed), self._rows[split]
         if self.max_tokens is None:
-            return TaskBatches(texts, rows, self.batch_size, **options)
-        return TokenBatches(texts, rows, self.batch_size, self.max_tokens, **options)
+            return TaskBatchSampler(texts, rows, self.batch_size, **options)
+        return TokenBatchSampler(texts, rows, self.batch_size, self.max_tokens, **options)
 
     def _tasks_and_lengths(self) -> tuple[list[Task], dict[Split, list[TaskRows]]]:
         """The tasks that are used, and how long their examples are."""
@@ -123,7 +128,7 @@ class ContrastiveData(EncoderData):
         if self.max_tokens is None:
             return examples.lengths
         name = f"{type(self).__name__}: {task.name}"
-        return examples.tokens(TokenCounter(self.text, task.instruction, name))
+        return examples.tokens(TokenCounter(self.tokenize, task.instruction, name))
 
     def _loader(self, split: Split) -> ResumableLoader:
         # It would put a sampler in the place of ours.
@@ -135,7 +140,7 @@ class ContrastiveData(EncoderData):
         sampler = self.batches(split)
         progress = FitProgress.of(self.trainer) if split == "train" else None
         return ResumableLoader(
-            sampler.dataset, sampler, self.num_workers, Tokenised(self.text), progress
+            sampler.dataset, sampler, self.num_workers, Tokenised(self.tokenize), progress
         )
 
     def _announce(self) -> None:
@@ -156,10 +161,10 @@ class ContrastiveData(EncoderData):
                 + (f"; rows left over: {left}" if left else "")
             )
 
-    def _size_of(self, sampler: TaskBatches) -> str:
+    def _size_of(self, sampler: TaskBatchSampler) -> str:
         size = f"{self.batch_size:,} examples"
         devices = f" on each of {self.world_size:,} devices" if self.world_size > 1 else ""
-        if not isinstance(sampler, TokenBatches):
+        if not isinstance(sampler, TokenBatchSampler):
             return size + devices
         mean = sampler.examples_per_batch
         average = f"{mean:,.0f}" if mean >= 10 else f"{mean:.1f}"

@@ -11,16 +11,22 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-from llm2vec_pl.cache import cached_folder
-from llm2vec_pl.data.candidates import Columns, GoodCandidates
-from llm2vec_pl.data.contrastive_batch import Task
 from llm2vec_pl.data.contrastive_data import ContrastiveData
-from llm2vec_pl.data.examples import ArrowExamples, write_candidates
-from llm2vec_pl.data.instructions import Instruction, read_instructions
-from llm2vec_pl.data.rows import OnBadRow
-from llm2vec_pl.data.splits import Split, held_out_rows
-from llm2vec_pl.data.task_sources import TaskSource, open_tasks, unknown_files
+from llm2vec_pl.data.examples import (
+    ArrowExamples,
+    Columns,
+    GoodCandidates,
+    Instruction,
+    Task,
+    TaskSource,
+    open_tasks,
+    read_instructions,
+    unknown_files,
+    write_candidates,
+)
+from llm2vec_pl.data.files import OnBadRow, Split, held_out_rows
 from llm2vec_pl.errors import UserError
+from llm2vec_pl.files import cached_folder
 
 _FORMAT = 2  # of what is cached
 

@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
     from typing_extensions import Self
 
-    from llm2vec_pl.encoder import Encoder
-    from llm2vec_pl.text import TextTokenizer
+    from llm2vec_pl.encoder import Encoder, TextTokenizer
 
 
 class EncoderData(LightningDataModule):

@@ -6,7 +6,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import ConcatDataset, IterableDataset
 from typing_extensions import override
 
-from llm2vec_pl.data.splits import SPLITS
+from llm2vec_pl.data.files import SPLITS
 from llm2vec_pl.data.text_blocks import TextBlocks
 from llm2vec_pl.errors import UserError
 

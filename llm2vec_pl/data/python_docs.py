@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-from llm2vec_pl.cache import cached_folder
-from llm2vec_pl.data.docstrings import (
+from llm2vec_pl.data.files import (
     Docstring,
     Package,
+    Split,
+    held_out,
     installed_packages,
     read_docstrings,
 )
-from llm2vec_pl.data.splits import Split, held_out
 from llm2vec_pl.data.text_blocks import TextBlocks
+from llm2vec_pl.files import cached_folder
 
 if TYPE_CHECKING:
-    from llm2vec_pl.evaluation.retrieval import RetrievalTask
+    from llm2vec_pl.data.retrieval_task import RetrievalTask
 
 HELD_OUT_PERCENT = 5
 _FORMAT = 3  # of what is cached; raise it when `read_docstrings` gives other text
@@ -90,7 +91,7 @@ class PythonDocs(TextBlocks):
 
     def retrieval(self, num_queries: int = 800) -> RetrievalTask:
         """The held-out summaries as queries, each with the one text that it was taken from."""
-        from llm2vec_pl.evaluation.retrieval import RetrievalTask
+        from llm2vec_pl.data.retrieval_task import RetrievalTask
 
         pairs = sorted(self.pairs("validation"), key=lambda pair: _scattered(pair.name))
         pairs = sorted(pairs[:num_queries])

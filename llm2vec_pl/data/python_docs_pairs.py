@@ -12,18 +12,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from typing_extensions import override
 
-from llm2vec_pl.data.contrastive_batch import Task
 from llm2vec_pl.data.contrastive_data import ContrastiveData
-from llm2vec_pl.data.examples import Example, digest
-from llm2vec_pl.data.instructions import Instruction
+from llm2vec_pl.data.examples import Example, Instruction, Task, digest
 from llm2vec_pl.data.python_docs import DocPair, PythonDocs
 from llm2vec_pl.errors import UserError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from llm2vec_pl.data.token_counts import TokenCounter
-    from llm2vec_pl.evaluation.retrieval import RetrievalTask
+    from llm2vec_pl.data.examples import TokenCounter
+    from llm2vec_pl.data.retrieval_task import RetrievalTask
 
 
 class PythonDocsPairs(ContrastiveData):

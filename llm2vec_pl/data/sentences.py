@@ -12,19 +12,27 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-from llm2vec_pl.cache import cached_folder
-from llm2vec_pl.data.contrastive_batch import Task
 from llm2vec_pl.data.contrastive_data import ContrastiveData
-from llm2vec_pl.data.docstrings import SENTENCES_FORMAT, sentences_of
-from llm2vec_pl.data.examples import ArrowExamples, Candidates, text_id, write_candidates
+from llm2vec_pl.data.examples import ArrowExamples, Candidates, Task, write_candidates
+from llm2vec_pl.data.files import (
+    SENTENCES_FORMAT,
+    SPLITS,
+    GoodTexts,
+    HubDataset,
+    OnBadRow,
+    Split,
+    TextSource,
+    open_source,
+    sentences_of,
+    text_id,
+    validation_mask,
+)
 from llm2vec_pl.data.python_docs import PythonDocs
-from llm2vec_pl.data.rows import GoodTexts, OnBadRow
-from llm2vec_pl.data.sources import HubDataset, TextSource, open_source
-from llm2vec_pl.data.splits import SPLITS, Split, validation_mask
 from llm2vec_pl.errors import UserError
+from llm2vec_pl.files import cached_folder
 
 if TYPE_CHECKING:
-    from llm2vec_pl.evaluation.retrieval import RetrievalTask
+    from llm2vec_pl.data.retrieval_task import RetrievalTask
 
 WIKI1M = ("princeton-nlp/datasets-for-simcse", "wiki1m_for_simcse.txt")
 _FORMAT = 1  # of what is cached

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -14,17 +13,25 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from llm2vec_pl.cache import cached_folder
-from llm2vec_pl.data.blocks import Blocks, collate_blocks, pack, tokenise, write_blocks
+from llm2vec_pl.data.blocks import (
+    Blocks,
+    RepeatedRows,
+    RowBatchSampler,
+    RowsOf,
+    StreamedBlocks,
+    StreamLoader,
+    collate_blocks,
+    pack,
+    tokenise,
+    write_blocks,
+)
 from llm2vec_pl.data.encoder_data import EncoderData
-from llm2vec_pl.data.fit_progress import FitProgress
-from llm2vec_pl.data.resumable import ResumableLoader
-from llm2vec_pl.data.row_batches import RepeatedRows, RowBatches, RowsOf
-from llm2vec_pl.data.splits import SPLITS, Split
-from llm2vec_pl.data.stream_loader import StreamLoader
-from llm2vec_pl.data.streaming import StreamedBlocks
+from llm2vec_pl.data.files import SPLITS, Split
+from llm2vec_pl.data.resuming import FitProgress, ResumableLoader
+from llm2vec_pl.distributed import Repeated
+from llm2vec_pl.encoder import tokenizer_content
 from llm2vec_pl.errors import UserError
-from llm2vec_pl.gather import Repeated
+from llm2vec_pl.files import cached_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -180,7 +187,7 @@ class TextBlocks(EncoderData):
                 dataset, self.batch_size, num_workers=self.num_workers, collate_fn=self.collate
             )
         shuffle = split == "train"
-        sampler = RowBatches(
+        sampler = RowBatchSampler(
             dataset, self.batch_size, self.rank, self.world_size, self.seed, shuffle
         )
         collate = self.collate if shuffle else partial(_counting_once, self.collate)
@@ -207,10 +214,3 @@ def pad_token_id(tokenizer: PreTrainedTokenizerFast) -> int:
     """The token that fills a short block; never attended, so any token will do."""
     known = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     return next(token for token in known if token is not None)
-
-
-def tokenizer_content(tokenizer: PreTrainedTokenizerFast) -> str:
-    """What decides the tokens of a text; padding and truncation are left out, calls change them."""
-    content = json.loads(tokenizer.backend_tokenizer.to_str())
-    del content["padding"], content["truncation"]
-    return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()

@@ -8,10 +8,8 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-from llm2vec_pl.data.rows import OnBadRow
-from llm2vec_pl.data.sources import open_source
-from llm2vec_pl.data.splits import SPLITS, Split, SplitTexts
-from llm2vec_pl.data.streaming import StreamedBlocks
+from llm2vec_pl.data.blocks import StreamedBlocks
+from llm2vec_pl.data.files import SPLITS, OnBadRow, Split, SplitTexts, open_source
 from llm2vec_pl.data.text_blocks import TextBlocks
 from llm2vec_pl.errors import UserError
 

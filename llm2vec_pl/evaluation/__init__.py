@@ -5,31 +5,22 @@ The public names are imported when they are first used.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from llm2vec_pl import lazy_exports
 
 if TYPE_CHECKING:
     from llm2vec_pl.evaluation.callbacks import Evaluation, RetrievalEvaluation, STSEvaluation
     from llm2vec_pl.evaluation.geometry import alignment, uniformity
+    from llm2vec_pl.evaluation.nearest import Nearest, search_device
     from llm2vec_pl.evaluation.retrieval import RetrievalTask, evaluate_retrieval
     from llm2vec_pl.evaluation.sts import STSTask, evaluate_sts
     from llm2vec_pl.evaluation.summary import evaluate
-
-_MODULES = {
-    "evaluate": "summary",
-    "Evaluation": "callbacks",
-    "STSEvaluation": "callbacks",
-    "RetrievalEvaluation": "callbacks",
-    "STSTask": "sts",
-    "evaluate_sts": "sts",
-    "RetrievalTask": "retrieval",
-    "evaluate_retrieval": "retrieval",
-    "alignment": "geometry",
-    "uniformity": "geometry",
-}
+    from llm2vec_pl.evaluation.table import print_table, report
 
 __all__ = [
     "Evaluation",
+    "Nearest",
     "RetrievalEvaluation",
     "RetrievalTask",
     "STSEvaluation",
@@ -38,15 +29,28 @@ __all__ = [
     "evaluate",
     "evaluate_retrieval",
     "evaluate_sts",
+    "print_table",
+    "report",
+    "search_device",
     "uniformity",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module 'llm2vec_pl.evaluation' has no attribute {name!r}")
-    return getattr(import_module(f"llm2vec_pl.evaluation.{_MODULES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "Evaluation": "callbacks",
+        "Nearest": "nearest",
+        "RetrievalEvaluation": "callbacks",
+        "RetrievalTask": "retrieval",
+        "STSEvaluation": "callbacks",
+        "STSTask": "sts",
+        "alignment": "geometry",
+        "evaluate": "summary",
+        "evaluate_retrieval": "retrieval",
+        "evaluate_sts": "sts",
+        "print_table": "table",
+        "report": "table",
+        "search_device": "nearest",
+        "uniformity": "geometry",
+    },
+)

@@ -9,10 +9,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
+from llm2vec_pl.data import RetrievalTask
+from llm2vec_pl.data.files import looks_local
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import UserError
-from llm2vec_pl.evaluation.columns import looks_local
-from llm2vec_pl.evaluation.retrieval import RetrievalTask, evaluate_retrieval
+from llm2vec_pl.evaluation.retrieval import evaluate_retrieval
 from llm2vec_pl.evaluation.sts import COLUMNS, STSTask, evaluate_sts
 
 

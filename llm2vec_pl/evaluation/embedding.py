@@ -8,11 +8,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from llm2vec_pl.encoder import Encoder
-from llm2vec_pl.encoding import whole_batch_size
-from llm2vec_pl.gather import gather_rows, world
-from llm2vec_pl.influence import evaluating
-from llm2vec_pl.text import each_instruction
+from llm2vec_pl.decoder import evaluating
+from llm2vec_pl.distributed import gather_rows, world
+from llm2vec_pl.encoder import Encoder, each_instruction, whole_batch_size
 
 Embed = Callable[[Sequence[str], str], Tensor]
 
@@ -69,7 +67,7 @@ def encode_on_all_ranks(
         for start in range(0, len(order), batch_size * ranks):
             shared = order[start : start + batch_size * ranks]
             own = _share(shared, rank, ranks)
-            batch = encoder.text([texts[i] for i in own], [instructions[i] for i in own])
+            batch = encoder.tokenize([texts[i] for i in own], [instructions[i] for i in own])
             embedded = encoder({key: value.to(device) for key, value in batch.items()})
             gathered = gather_rows(embedded.float(), [len(own)] * ranks)  # rank after rank
             dealt = gathered.unflatten(0, (ranks, len(own))).transpose(0, 1).flatten(0, 1)

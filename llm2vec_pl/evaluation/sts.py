@@ -11,11 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llm2vec_pl.data.records import Row
-from llm2vec_pl.data.rows import problem_of
+from llm2vec_pl.data.files import Row, load_split, looks_local, problem_of, read_records, spread
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import UserError
-from llm2vec_pl.evaluation.columns import load_split, looks_local, read_records
 from llm2vec_pl.evaluation.embedding import embedder
 
 COLUMNS = ("sentence1", "sentence2", "score")
@@ -127,16 +125,6 @@ def spearman(first: Tensor, second: Tensor) -> Tensor:
     covariance, lengths = (centred[0] * centred[1]).sum(), centred.square().sum(dim=1)
     # One root of the product: of two equal sides it is exactly their length.
     return (covariance / (lengths[0] * lengths[1]).sqrt()).clamp(-1.0, 1.0)
-
-
-def spread(count: int, limit: int | None) -> list[int]:
-    """At most `limit` of the numbers below `count`, evenly spread, in order.
-
-    >>> spread(10, 4)
-    [0, 2, 5, 7]
-    """
-    chosen = count if limit is None else min(count, limit)
-    return [i * count // chosen for i in range(chosen)]
 
 
 def _ranks(values: Tensor) -> Tensor:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import torch
 
+from llm2vec_pl.data import RetrievalTask
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.evaluation.embedding import embedder
 from llm2vec_pl.evaluation.geometry import alignment, uniformity
-from llm2vec_pl.evaluation.retrieval import RetrievalTask, search
+from llm2vec_pl.evaluation.retrieval import search
 from llm2vec_pl.evaluation.sts import STSTask, evaluate_sts
 
 

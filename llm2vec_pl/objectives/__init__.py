@@ -1,8 +1,9 @@
-"""Objectives: LightningModules that train an encoder."""
+"""STEPS 2 and 3: the LightningModules that train an encoder."""
 
 from llm2vec_pl.objectives.base import Objective
 from llm2vec_pl.objectives.causal_lm import CausalLM
 from llm2vec_pl.objectives.contrastive import Contrastive
+from llm2vec_pl.objectives.masking import IGNORED
 from llm2vec_pl.objectives.mntp import MNTP
 
-__all__ = ["MNTP", "CausalLM", "Contrastive", "Objective"]
+__all__ = ["IGNORED", "MNTP", "CausalLM", "Contrastive", "Objective"]

@@ -13,22 +13,25 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from llm2vec_pl.bidirectional import check_bidirectional
-from llm2vec_pl.console import RunProgressBar
-from llm2vec_pl.encoder import Encoder
+from llm2vec_pl.distributed import Repeated, average_gradients, clip_gradients, mean_over_ranks
+from llm2vec_pl.distributed.fsdp2 import load_encoder
+from llm2vec_pl.encoder import (
+    TEXT_LENGTHS,
+    Encoder,
+    TokenBatch,
+    cast_weights,
+    recorded_origin,
+    require_same_origin,
+    text_lengths,
+)
 from llm2vec_pl.errors import UserError
-from llm2vec_pl.fsdp2 import load_encoder
-from llm2vec_pl.gather import Repeated, mean_over_ranks
-from llm2vec_pl.host import TEXT_LENGTHS, text_lengths
+from llm2vec_pl.objectives.optimizer import adamw, set_rates
 from llm2vec_pl.objectives.training_state import (
     named_state,
     numbered_state,
     require_same_weights,
 )
-from llm2vec_pl.optimizer import adamw, set_rates
-from llm2vec_pl.origin import recorded_origin, require_same_origin
-from llm2vec_pl.sharding import average_gradients, clip_gradients
-from llm2vec_pl.text import TokenBatch
-from llm2vec_pl.weights import cast_weights
+from llm2vec_pl.training.console import RunProgressBar
 
 Schedule = Literal["linear", "cosine", "constant"]
 
@@ -267,7 +270,7 @@ class Objective(LightningModule):
         states = checkpoint.get("optimizer_states", [])
         for i, optimizer in enumerate(self.trainer.optimizers if states else []):
             states[i] = named_state(states[i], optimizer, self)
-        checkpoint["rendered_template"] = self.encoder.text.rendered  # it may print the date
+        checkpoint["rendered_template"] = self.encoder.tokenize.rendered  # it may print the date
         checkpoint["origin"] = recorded_origin(self.encoder)
         checkpoint["objective"] = {"name": type(self).__name__, "notes": self.notes()}
         checkpoint["metrics"] = self.validation_metrics() or {}
@@ -275,7 +278,7 @@ class Objective(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses the checkpoint of another model, which would be read as if nothing were amiss."""
         require_same_origin(checkpoint, self.encoder, "--resume")
-        self.encoder.text.freeze(checkpoint.get("rendered_template"))
+        self.encoder.tokenize.freeze(checkpoint.get("rendered_template"))
         if checkpoint.get("state_dict"):
             require_same_weights(checkpoint["state_dict"], self)
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from torch.optim import Optimizer
 
-from llm2vec_pl.causal import check_causal
-from llm2vec_pl.encoder import Encoder
+from llm2vec_pl.bidirectional import check_causal
+from llm2vec_pl.encoder import Encoder, TokenBatch
 from llm2vec_pl.errors import UserError
-from llm2vec_pl.masking import IGNORED
 from llm2vec_pl.objectives.base import Schedule
+from llm2vec_pl.objectives.masking import IGNORED
 from llm2vec_pl.objectives.next_token import NextTokenObjective
-from llm2vec_pl.optimizer import muon_and_adamw
-from llm2vec_pl.text import TokenBatch
+from llm2vec_pl.objectives.optimizer import muon_and_adamw
 
 
 class CausalLM(NextTokenObjective):

@@ -11,13 +11,11 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from llm2vec_pl.encoder import Encoder
+from llm2vec_pl.distributed import gather_rows, row_counts, world
+from llm2vec_pl.encoder import Encoder, TokenBatch, join, send, take, text_lengths
 from llm2vec_pl.errors import UserError
-from llm2vec_pl.gather import gather_rows, row_counts, world
-from llm2vec_pl.host import send, text_lengths
-from llm2vec_pl.losses import TextIds, info_nce, similarities
 from llm2vec_pl.objectives.base import Objective, Schedule
-from llm2vec_pl.text import TokenBatch, join, take
+from llm2vec_pl.objectives.losses import TextIds, info_nce, similarities
 
 # `query` and `positive`, B rows each, and `negative`, N rows, where there are any. Besides a token
 # batch's keys they may hold `text_id`, equal for equal texts, and `negative` holds `query_index`.

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from llm2vec_pl.encoder import Encoder
+from llm2vec_pl.encoder import Encoder, TokenBatch
 from llm2vec_pl.errors import UserError
-from llm2vec_pl.masking import MaskingStrategy, mask_tokens
 from llm2vec_pl.objectives.base import Schedule
+from llm2vec_pl.objectives.masking import MaskingStrategy, mask_tokens
 from llm2vec_pl.objectives.next_token import NextTokenObjective
-from llm2vec_pl.text import TokenBatch
 
 
 class MNTP(NextTokenObjective):

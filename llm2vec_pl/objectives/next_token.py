@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from llm2vec_pl.gather import mean_over_ranks
-from llm2vec_pl.host import Notes, send
-from llm2vec_pl.losses import label_places, next_token_loss
+from llm2vec_pl.distributed import mean_over_ranks
+from llm2vec_pl.encoder import Notes, TokenBatch, send
 from llm2vec_pl.objectives.base import Objective, row_count, token_batches
-from llm2vec_pl.text import TokenBatch
+from llm2vec_pl.objectives.losses import label_places, next_token_loss
 
 LABEL_PLACES: Notes[Tensor] = Notes()
 """Of labels (B, L): their `label_places`, whose number only the host can know without waiting."""

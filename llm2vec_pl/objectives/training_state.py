@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from llm2vec_pl.errors import UserError
-from llm2vec_pl.optimizer import IMPLEMENTATION
+from llm2vec_pl.objectives.optimizer import IMPLEMENTATION
 
 
 def named_state(state: dict[str, Any], optimizer: Optimizer, module: nn.Module) -> dict[str, Any]:

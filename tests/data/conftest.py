@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from llm2vec_pl.data.docstrings import Docstring
+from llm2vec_pl.data.files.docstrings import Docstring
 
 TEXTS = [
     f"Article {i} is about the number {i}, which is {'even' if i % 2 == 0 else 'odd'}. "

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm2vec_pl.data.batches import (
+from llm2vec_pl.data.examples.batches import (
     TaskBatch,
-    TaskBatches,
+    TaskBatchSampler,
     TaskRows,
     rows_of_epoch,
 )
-from llm2vec_pl.data.resumable import ResumableLoader
+from llm2vec_pl.data.resuming.resumable import ResumableLoader
 from llm2vec_pl.errors import UserError
 
 SIZES = st.lists(st.integers(0, 60), min_size=1, max_size=4)
@@ -32,7 +32,7 @@ def epoch_of(
     """The batches of each rank."""
     ranks = []
     for rank in range(world_size):
-        sampler = TaskBatches([], tasks, batch_size, rank, world_size, **options)  # type: ignore[arg-type]
+        sampler = TaskBatchSampler([], tasks, batch_size, rank, world_size, **options)  # type: ignore[arg-type]
         sampler.set_epoch(epoch)
         batches = list(sampler)
         assert len(batches) == len(sampler)
@@ -67,7 +67,7 @@ def test_an_epoch_uses_each_row_once_but_those_it_counts_as_left_over(
     tasks = tasks_of(sizes)
     counts = used(epoch_of(tasks, world_size, epoch))
     assert set(counts.values()) <= {1}
-    left = TaskBatches([], tasks, 4, 0, world_size).left_over  # type: ignore[arg-type]
+    left = TaskBatchSampler([], tasks, 4, 0, world_size).left_over  # type: ignore[arg-type]
     assert sum(sizes) - counts.total() == sum(left.values())
     assert all(count < max(2, world_size) for count in left.values())
 
@@ -154,7 +154,7 @@ class Echo:
 
 
 def loader_of(size: int = 50, batch_size: int = 4, num_workers: int = 0) -> ResumableLoader:
-    sampler = TaskBatches(Echo(), tasks_of([size, 30]), batch_size)  # type: ignore[arg-type]
+    sampler = TaskBatchSampler(Echo(), tasks_of([size, 30]), batch_size)  # type: ignore[arg-type]
     return ResumableLoader(Echo(), sampler, num_workers, collate_fn=lambda batch: batch)  # type: ignore[arg-type]
 
 
@@ -205,7 +205,7 @@ def test_other_ranks_with_as_large_global_batches_go_on_in_the_same_order(
     def batches(world_size: int, batch_size: int) -> list[tuple[int, int, list[int]]]:
         shares = []
         for rank in range(world_size):
-            sampler = TaskBatches([], tasks, batch_size, rank, world_size)  # type: ignore[arg-type]
+            sampler = TaskBatchSampler([], tasks, batch_size, rank, world_size)  # type: ignore[arg-type]
             sampler.start = start
             shares.append(list(sampler))
         return [
@@ -223,7 +223,7 @@ def test_the_middle_of_an_epoch_goes_on_with_other_ranks() -> None:
     handed_out = list(islice(first, 3))
     rows: list[list[int]] = []
     for rank in range(2):
-        sampler = TaskBatches(Echo(), tasks_of([50, 30]), 2, rank, 2)  # type: ignore[arg-type]
+        sampler = TaskBatchSampler(Echo(), tasks_of([50, 30]), 2, rank, 2)  # type: ignore[arg-type]
         second = ResumableLoader(Echo(), sampler, collate_fn=lambda batch: batch)  # type: ignore[arg-type]
         second.load_state_dict(first.state_dict())
         rows = [[*a, *b.rows] for a, b in zip(rows or [[]] * 99, second, strict=False)]

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm2vec_pl.data import Wikipedia
-from llm2vec_pl.data.blocks import Blocks, collate_blocks, pack, tokenise, write_blocks
-from llm2vec_pl.text import TextTokenizer
+from llm2vec_pl.data.blocks.blocks import Blocks, collate_blocks, pack, tokenise, write_blocks
+from llm2vec_pl.encoder.tokenizer import TextTokenizer
 
 TEXTS = [f"Article {i}, which is a number." * (i % 7 + 1) for i in range(60)]
 

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llm2vec_pl.data.candidates import LONG_TEXT, Candidates, Columns, GoodCandidates
-from llm2vec_pl.data.records import RECORD_READERS, extension
+from llm2vec_pl.data.examples.candidates import LONG_TEXT, Candidates, Columns, GoodCandidates
+from llm2vec_pl.data.files.records import RECORD_READERS, extension
 from llm2vec_pl.errors import UserError
 
 GOOD = {"query": "q", "positive": "p", "negative": "n"}

@@ -12,13 +12,16 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from silent import SILENT
 
-from llm2vec_pl.data.contrastive_batch import CHARACTERS_PER_TOKEN, Task, TextBatch, Tokenised
 from llm2vec_pl.data.contrastive_data import ContrastiveData
-from llm2vec_pl.data.examples import Example, ListedExamples, text_id
-from llm2vec_pl.data.instructions import Instruction
-from llm2vec_pl.data.splits import SPLITS
+from llm2vec_pl.data.examples.contrastive_batch import Task, TextBatch, Tokenised
+from llm2vec_pl.data.examples.example import Example
+from llm2vec_pl.data.examples.examples import ListedExamples
+from llm2vec_pl.data.examples.instructions import Instruction
+from llm2vec_pl.data.examples.token_counts import CHARACTERS_PER_TOKEN
+from llm2vec_pl.data.files.splits import SPLITS
+from llm2vec_pl.data.files.text_ids import text_id
+from llm2vec_pl.encoder.tokenizer import TextTokenizer
 from llm2vec_pl.errors import UserError
-from llm2vec_pl.text import TextTokenizer
 
 
 def numbered(name: str, count: int, negatives: int = 0) -> ListedExamples:
@@ -393,7 +396,7 @@ def test_two_ranks_train_on_the_same_task_and_resume(
         whole, more = (
             json.loads((tmp_path / f"{kind}-{rank}.json").read_text()) for kind in ("whole", "more")
         )
-        assert whole["sampler"] == ("TokenBatches" if max_tokens else "TaskBatches")
+        assert whole["sampler"] == ("TokenBatchSampler" if max_tokens else "TaskBatchSampler")
         assert whole["validated"] > 0
         assert more["seen"] == whole["seen"][3:]
         ranks.append(whole["seen"])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm2vec_pl.data.csv_lines import UNCLOSED, separated_values
+from llm2vec_pl.data.files.csv_lines import UNCLOSED, separated_values
 
 FIELD = st.text('ab ,\t"\n\r\u2028é', max_size=8)
 

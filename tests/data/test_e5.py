@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from llm2vec_pl.data import E5
+from llm2vec_pl.encoder.tokenizer import TextTokenizer
 from llm2vec_pl.errors import UserError
-from llm2vec_pl.text import TextTokenizer
 
 
 def rows_of(task: str, count: int = 40, **more: object) -> list[dict[str, object]]:

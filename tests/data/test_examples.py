@@ -8,14 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm2vec_pl.data.examples import (
-    ArrowExamples,
-    Candidates,
-    Example,
-    ListedExamples,
-    text_id,
-    write_candidates,
-)
+from llm2vec_pl.data.examples.example import Candidates, Example
+from llm2vec_pl.data.examples.examples import ArrowExamples, ListedExamples, write_candidates
+from llm2vec_pl.data.files.text_ids import text_id
 
 
 def written(folder: Path, *rows: Candidates, **options: object) -> ArrowExamples:
@@ -44,8 +39,8 @@ def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
 
 
 def test_rows_are_found_across_record_batches(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("llm2vec_pl.data.examples._ROWS_PER_RECORD_BATCH", 7)
-    monkeypatch.setattr("llm2vec_pl.data.examples._CHARACTERS_PER_RECORD_BATCH", 100)
+    monkeypatch.setattr("llm2vec_pl.data.examples.examples._ROWS_PER_RECORD_BATCH", 7)
+    monkeypatch.setattr("llm2vec_pl.data.examples.examples._CHARACTERS_PER_RECORD_BATCH", 100)
     rows = [Candidates(f"q{i}" * (i % 40 + 1), ["p"], []) for i in range(50)]
     examples = written(tmp_path, *rows)
     assert [examples.candidates(i).query for i in range(50)] == [row.query for row in rows]

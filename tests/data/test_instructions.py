@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from llm2vec_pl.data.instructions import Instruction, read_instructions
+from llm2vec_pl.data.examples.instructions import Instruction, read_instructions
 from llm2vec_pl.errors import UserError
 
 # LLM2Vec, Table 8 and appendix G.1.

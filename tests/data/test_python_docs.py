@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llm2vec_pl.data import PythonDocs
-from llm2vec_pl.data.docstrings import (
+from llm2vec_pl.data.files.docstrings import (
     Docstring,
     Package,
     installed_packages,

@@ -5,11 +5,11 @@ from collections import Counter
 import pytest
 
 from llm2vec_pl.data import PythonDocs, PythonDocsPairs, PythonDocsSentences
-from llm2vec_pl.data.docstrings import installed_packages
+from llm2vec_pl.data.files.docstrings import installed_packages
 from llm2vec_pl.data.python_docs import DocPair
 from llm2vec_pl.data.python_docs_pairs import PairExamples
+from llm2vec_pl.encoder.tokenizer import TextTokenizer
 from llm2vec_pl.errors import UserError
-from llm2vec_pl.text import TextTokenizer
 
 NAMES = ["a", "a.b.C", "a.b.C.f", "a.b.C.g", "a.b.h", "a.bc.i", "a.d", "z.y.x"]
 

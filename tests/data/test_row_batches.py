@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data.distributed import DistributedSampler
 
-from llm2vec_pl.data.resumable import ResumableLoader
-from llm2vec_pl.data.row_batches import RowBatches, RowsOf
+from llm2vec_pl.data.blocks.row_batches import RowBatchSampler, RowsOf
+from llm2vec_pl.data.resuming.resumable import ResumableLoader
 from llm2vec_pl.errors import UserError
 
 ROWS = st.integers(1, 60)
@@ -24,11 +24,11 @@ def ranks_of(
     """The batches of each rank."""
     ranks = []
     for rank in range(world_size):
-        sampler = RowBatches(range(rows), batch_size, rank, world_size, **more)  # type: ignore[arg-type]
+        sampler = RowBatchSampler(range(rows), batch_size, rank, world_size, **more)  # type: ignore[arg-type]
         sampler.set_epoch(epoch)
         sampler.start = start
         batches = list(sampler)
-        assert len(batches) == len(sampler.stops(start))
+        assert len(batches) == len(sampler.batch_ends(start))
         ranks.append(batches)
     return ranks
 
@@ -77,7 +77,7 @@ def test_an_epoch_cut_anywhere_and_gone_on_with_by_others_keeps_the_order(
     for number, (world_size, batch_size, batches) in enumerate(runs):
         until_killed = None if number == len(runs) - 1 else batches
         ranks = ranks_of(rows, world_size, batch_size, start=position)
-        stops = RowBatches(range(rows), batch_size, 0, world_size).stops(position)  # type: ignore[arg-type]
+        stops = RowBatchSampler(range(rows), batch_size, 0, world_size).stops(position)  # type: ignore[arg-type]
         used = [one[:until_killed] for one in ranks]
         found += in_order(used, min(rows, stops[: len(used[0])][-1]) - position) if used[0] else []
         position = stops[len(used[0]) - 1] if used[0] else position
@@ -106,7 +106,7 @@ class Numbers:
 
 
 def loader_of(batch_size: int = 4, num_workers: int = 0) -> ResumableLoader:
-    sampler = RowBatches(Numbers(), batch_size)  # type: ignore[arg-type]
+    sampler = RowBatchSampler(Numbers(), batch_size)  # type: ignore[arg-type]
     return ResumableLoader(RowsOf(Numbers()), sampler, num_workers, collate_fn=list)  # type: ignore[arg-type]
 
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llm2vec_pl.data.rows import READERS, GoodTexts, extension, problem_of
+from llm2vec_pl.data.files.rows import READERS, GoodTexts, extension, problem_of
 from llm2vec_pl.errors import UserError
 
 

@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from llm2vec_pl.data import PythonDocsSentences, WikipediaSentences
-from llm2vec_pl.data.docstrings import sentences_of
+from llm2vec_pl.data.files.docstrings import sentences_of
+from llm2vec_pl.encoder.tokenizer import TextTokenizer
 from llm2vec_pl.errors import UserError
-from llm2vec_pl.text import TextTokenizer
 
 SENTENCES = [f"This is sentence number {i}." for i in range(300)]
 

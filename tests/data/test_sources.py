@@ -8,10 +8,10 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from llm2vec_pl.data import E5, Wikipedia, WikipediaSentences
-from llm2vec_pl.data.share import Share
-from llm2vec_pl.data.sources import HubDataset, LocalFiles
+from llm2vec_pl.data.files.shards import Shard
+from llm2vec_pl.data.files.sources import HubDataset, LocalFiles
+from llm2vec_pl.encoder.tokenizer import TextTokenizer
 from llm2vec_pl.errors import UserError
-from llm2vec_pl.text import TextTokenizer
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_all_of_the_hubs_splits_of_one_name_are_read(hub, streaming: bool) -> No
         "train is read from train_sft and train_gen",
         "splits left out: unsupervised",
     ]
-    shares = (Share(0, 2), Share(1, 2), Share(1, 3, start=2), Share(0, 2, start=5, stop=14))
+    shares = (Shard(0, 2), Shard(1, 2), Shard(1, 3, start=2), Shard(0, 2, start=5, stop=14))
     for share in shares if streaming else ():
         shared = [row.value for row in source.rows("train", share)]
         assert shared == [row.value for row in found[share.first :: share.readers]]

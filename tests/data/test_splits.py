@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm2vec_pl.data.splits import held_out_rows, shared_text_groups, validation_mask
+from llm2vec_pl.data.files.splits import held_out_rows, shared_text_groups, validation_mask
 
 
 def ids_of(count: int) -> np.ndarray:

@@ -18,13 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import Trainer
 
-from llm2vec_pl.data import Wikipedia, stream_loader
-from llm2vec_pl.data.placed_blocks import placed_blocks, shuffled_in_groups
-from llm2vec_pl.data.rows import Row
-from llm2vec_pl.data.share import Picker, Share
-from llm2vec_pl.data.sources import HubDataset, LocalFiles
-from llm2vec_pl.data.splits import SplitTexts
-from llm2vec_pl.data.stream_loader import StreamLoader
+from llm2vec_pl.data import Wikipedia
+from llm2vec_pl.data.blocks import stream_loader
+from llm2vec_pl.data.blocks.placed_blocks import placed_blocks, shuffled_in_groups
+from llm2vec_pl.data.blocks.stream_loader import StreamLoader
+from llm2vec_pl.data.files.rows import Row
+from llm2vec_pl.data.files.shards import Shard, ShardFilter
+from llm2vec_pl.data.files.sources import HubDataset, LocalFiles
+from llm2vec_pl.data.files.splits import SplitTexts
 from llm2vec_pl.errors import UserError
 
 TEXTS = [f"Article {i} is one. " * (i % 5 + 1) for i in range(90)]
@@ -192,9 +193,9 @@ def test_blocks_begin_again_at_any_cursor(
 def test_a_picker_picks_every_nth_row_of_several_files(
     reader: int, start: int, files: list[int]
 ) -> None:
-    share = Share(reader, 5, start)
+    share = Shard(reader, 5, start)
     expected = list(range(sum(files)))[share.first :: 5]
-    one_by_one, by_file = Picker(share), Picker(share)
+    one_by_one, by_file = ShardFilter(share), ShardFilter(share)
     assert [row for row in range(sum(files)) if one_by_one.wants()] == expected
     begin, found = 0, []
     for rows in files:
@@ -220,7 +221,7 @@ def test_shares_of_files_are_the_rows_between_them(tmp_path: Path, kind: str) ->
     source = LocalFiles(tmp_path, "text")
     every = list(source.rows("train"))
     assert [row.value for row in every] == rows
-    for share in (Share(), Share(1, 3), Share(2, 3, start=7), Share(0, 2, start=9)):
+    for share in (Shard(), Shard(1, 3), Shard(2, 3, start=7), Shard(0, 2, start=9)):
         assert list(source.rows("train", share)) == every[share.first :: share.readers]
 
 
@@ -229,16 +230,16 @@ def test_files_are_dealt_out_to_readers_of_a_streamed_data_set(tmp_path: Path) -
         rows = [{"text": f"{part} {i}"} for i in range(7)]
         (tmp_path / f"{part}.jsonl").write_text("\n".join(map(json.dumps, rows)))
 
-    def texts(share: Share | None) -> list[str]:
+    def texts(share: Shard | None) -> list[str]:
         source = HubDataset("json", None, "text", True, str(tmp_path / "*.jsonl"))
         return [str(row.value) for row in source.rows("train", share)]
 
     every = texts(None)
-    two = [texts(Share(reader, 2)) for reader in range(2)]
+    two = [texts(Shard(reader, 2)) for reader in range(2)]
     assert two == [every[:14], every[14:]]
-    assert texts(Share(1, 2, start=3)) == two[1][3:]
-    assert texts(Share(1, 3, start=2)) == every[7::3]
-    assert texts(Share(1, 2, stop=20)) == every[1::2]
+    assert texts(Shard(1, 2, start=3)) == two[1][3:]
+    assert texts(Shard(1, 3, start=2)) == every[7::3]
+    assert texts(Shard(1, 2, stop=20)) == every[1::2]
 
 
 def test_max_rows_are_those_of_all_readers_together(folder: Path, tokenizer) -> None:
@@ -301,8 +302,8 @@ class Counted:
         self.texts = texts
         self.read = 0
 
-    def rows(self, split: str, share: Share | None = None) -> Iterator[Row]:
-        share = share or Share()
+    def rows(self, split: str, share: Shard | None = None) -> Iterator[Row]:
+        share = share or Shard()
         for number in range(share.first, len(self.texts), share.readers):
             self.read += 1
             yield Row(self.texts[number], "memory", number + 1, "row")
@@ -337,7 +338,7 @@ def test_no_text_of_a_stream_is_on_both_sides(
         {
             " ".join(text.split())
             for reader in range(readers)
-            for _, text in texts.numbered(split, Share(reader, readers))
+            for _, text in texts.numbered(split, Shard(reader, readers))
         }
         for split in ("train", "validation")
     )

@@ -15,7 +15,7 @@ from lightning.pytorch import Trainer
 from silent import SILENT
 
 from llm2vec_pl.data import Wikipedia
-from llm2vec_pl.encoder import Encoder
+from llm2vec_pl.encoder.encoder import Encoder
 from llm2vec_pl.objectives import MNTP
 from llm2vec_pl.objectives.base import row_count
 

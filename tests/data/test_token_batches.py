@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm2vec_pl.data.batches import TaskBatch, TaskBatches, TaskRows
-from llm2vec_pl.data.resumable import ResumableLoader
-from llm2vec_pl.data.token_batches import TokenBatches
+from llm2vec_pl.data.examples.batches import TaskBatch, TaskBatchSampler, TaskRows
+from llm2vec_pl.data.examples.token_batches import TokenBatchSampler
+from llm2vec_pl.data.resuming.resumable import ResumableLoader
 from llm2vec_pl.errors import UserError
 
 TOKENS = st.lists(st.integers(1, 100), max_size=120)
@@ -40,7 +40,7 @@ def epoch_of(
     """The batches of each rank."""
     ranks = []
     for rank in range(world_size):
-        sampler = TokenBatches([], tasks, batch_size, max_tokens, rank, world_size, **options)  # type: ignore[arg-type]
+        sampler = TokenBatchSampler([], tasks, batch_size, max_tokens, rank, world_size, **options)  # type: ignore[arg-type]
         sampler.set_epoch(epoch)
         batches = list(sampler)
         assert len(batches) == len(sampler)
@@ -53,7 +53,7 @@ def used(ranks: list[list[TaskBatch]]) -> Counter[tuple[int, int]]:
 
 
 def left_over(tasks: list[TaskRows], max_tokens: int, world_size: int, batch_size: int) -> int:
-    sampler = TokenBatches([], tasks, batch_size, max_tokens, 0, world_size)  # type: ignore[arg-type]
+    sampler = TokenBatchSampler([], tasks, batch_size, max_tokens, 0, world_size)  # type: ignore[arg-type]
     return sum(sampler.left_over.values())
 
 
@@ -221,9 +221,9 @@ def loader_of(
 ) -> ResumableLoader:
     data, tasks = Echo(), [many(rows), many(300)._replace(name="other")]
     sampler = (
-        TokenBatches(data, tasks, batch_size, max_tokens, 0, world_size)  # type: ignore[arg-type]
+        TokenBatchSampler(data, tasks, batch_size, max_tokens, 0, world_size)  # type: ignore[arg-type]
         if max_tokens
-        else TaskBatches(data, tasks, batch_size, 0, world_size)  # type: ignore[arg-type]
+        else TaskBatchSampler(data, tasks, batch_size, 0, world_size)  # type: ignore[arg-type]
     )
     return ResumableLoader(data, sampler, num_workers, collate_fn=lambda batch: batch)  # type: ignore[arg-type]
 
@@ -284,6 +284,6 @@ def test_all_ranks_go_on_at_the_same_batch(
     whole = epoch_of(tasks, max_tokens, world_size)
     start = int(share * len(whole[0]))
     for rank in range(world_size):
-        sampler = TokenBatches([], tasks, 32, max_tokens, rank, world_size)  # type: ignore[arg-type]
+        sampler = TokenBatchSampler([], tasks, 32, max_tokens, rank, world_size)  # type: ignore[arg-type]
         sampler.start = start
         assert list(sampler) == whole[rank][start:]

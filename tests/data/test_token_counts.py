@@ -8,14 +8,15 @@ import pytest
 from tokenizers.processors import ByteLevel
 
 from llm2vec_pl.data import E5, PythonDocsPairs, PythonDocsSentences
-from llm2vec_pl.data.contrastive_batch import CHARACTERS_PER_TOKEN, Tokenised
 from llm2vec_pl.data.contrastive_data import ContrastiveData
-from llm2vec_pl.data.examples import ArrowExamples, Candidates, write_candidates
-from llm2vec_pl.data.instructions import Instruction
+from llm2vec_pl.data.examples.contrastive_batch import Tokenised
+from llm2vec_pl.data.examples.example import Candidates
+from llm2vec_pl.data.examples.examples import ArrowExamples, write_candidates
+from llm2vec_pl.data.examples.instructions import Instruction
+from llm2vec_pl.data.examples.token_counts import CHARACTERS_PER_TOKEN, TokenCounter
 from llm2vec_pl.data.python_docs import DocPair
 from llm2vec_pl.data.python_docs_pairs import PairExamples
-from llm2vec_pl.data.token_counts import TokenCounter
-from llm2vec_pl.text import TextTokenizer
+from llm2vec_pl.encoder.tokenizer import TextTokenizer
 
 
 @pytest.fixture
@@ -101,7 +102,7 @@ def test_counts_are_kept_for_the_same_texts_tokenizer_and_length_alone(
     text, tokenizer, tmp_path: Path, monkeypatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr("llm2vec_pl.data.token_counts.rank_zero_info", said.append)
+    monkeypatch.setattr("llm2vec_pl.data.examples.token_counts.rank_zero_info", said.append)
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         write_candidates(iter([Candidates("q", ["p", "longer"], ["n", "n n"])]), tmp_path / name)

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm2vec_pl.data.token_plan import Limits, cut
+from llm2vec_pl.data.examples.token_plan import Limits, cut
 
 TOKENS = st.lists(st.integers(1, 100), max_size=120)
 RANKS = st.integers(1, 5)

@@ -13,9 +13,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from llm2vec_pl.data import Wikipedia
-from llm2vec_pl.data.sources import open_source, split_of
+from llm2vec_pl.data.files.sources import open_source, split_of
+from llm2vec_pl.encoder.tokenizer import TextTokenizer
 from llm2vec_pl.errors import UserError
-from llm2vec_pl.text import TextTokenizer
 
 WIKIPEDIA = Path(__file__).parents[3] / "shared" / "data" / "wikipedia"
 TEXTS = [f"Article {i}, which is a number. " * (i % 7 + 1) for i in range(300)]

@@ -11,7 +11,7 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 from silent import SILENT
 from torch.utils.data import DataLoader
 
-from llm2vec_pl.encoder import Encoder
+from llm2vec_pl.encoder.encoder import Encoder
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.evaluation import RetrievalEvaluation, STSEvaluation, evaluate_sts
 from llm2vec_pl.evaluation.embedding import encode_on_all_ranks
@@ -34,7 +34,7 @@ def module(folder, **options):
 
 
 def loader(encoder):
-    return DataLoader(TEXTS, batch_size=1, collate_fn=encoder.text)
+    return DataLoader(TEXTS, batch_size=1, collate_fn=encoder.tokenize)
 
 
 def fit(objective, **options):

@@ -6,11 +6,12 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm2vec_pl.encoder import Encoder
+from llm2vec_pl.data.retrieval_task import RetrievalTask
+from llm2vec_pl.encoder.encoder import Encoder
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.evaluation import retrieval
 from llm2vec_pl.evaluation.ranking import ranking_metrics
-from llm2vec_pl.evaluation.retrieval import RetrievalTask, evaluate_retrieval, search
+from llm2vec_pl.evaluation.retrieval import evaluate_retrieval, search
 
 METRICS = ["ndcg@10", "recall@1", "recall@10", "recall@100", "mrr@10"]
 

@@ -8,9 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm2vec_pl.encoder import Encoder
+from llm2vec_pl.data.files.shards import spread
+from llm2vec_pl.encoder.encoder import Encoder
 from llm2vec_pl.errors import UserError
-from llm2vec_pl.evaluation.sts import STSTask, evaluate_sts, spearman, spread
+from llm2vec_pl.evaluation.sts import STSTask, evaluate_sts, spearman
 
 ROWS = [
     {"sentence1": "a cat", "sentence2": "a dog", "score": 2.5},

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from llm2vec_pl.encoder import Encoder
+from llm2vec_pl.encoder.encoder import Encoder
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.objectives import CausalLM
-from llm2vec_pl.optimizer import muon_and_adamw
+from llm2vec_pl.objectives.optimizer import muon_and_adamw
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def test_a_lora_has_nothing_for_adamw(llama_folder):
 def test_the_loss_is_that_of_transformers(encoder):
     module = CausalLM(encoder)
     module.configure_model()
-    batch = encoder.text(["some text", "a somewhat longer text than that"])
+    batch = encoder.tokenize(["some text", "a somewhat longer text than that"])
     labelled = module.labelled(batch)
     expected = encoder.causal_lm(
         input_ids=batch["input_ids"],
@@ -50,7 +50,7 @@ def test_the_chain_steps_all_members_at_the_scheduled_rate(encoder):
     encoder.load()
     chain = muon_and_adamw(encoder, 1e-3, 0.0)
     before = [p.clone() for p in encoder.parameters() if p.requires_grad]
-    encoder(encoder.text(["text"])).sum().backward()
+    encoder(encoder.tokenize(["text"])).sum().backward()
     for group in chain.param_groups:
         group["lr"] = 0.0
     chain.step()
@@ -65,7 +65,7 @@ def test_the_chain_steps_all_members_at_the_scheduled_rate(encoder):
 def test_the_chain_resumes_from_its_state(encoder):
     encoder.load()
     chain = muon_and_adamw(encoder, 1e-3, 0.0)
-    encoder(encoder.text(["text"])).sum().backward()
+    encoder(encoder.tokenize(["text"])).sum().backward()
     chain.step()
     other = muon_and_adamw(encoder, 5e-1, 0.0)
     other.load_state_dict(chain.state_dict())

@@ -13,10 +13,10 @@ from lightning.pytorch import Trainer
 from saved_models import save_model, small_llama
 from torch.utils.data import DataLoader
 
-from llm2vec_pl.encoder import Encoder
+from llm2vec_pl.encoder.encoder import Encoder
 from llm2vec_pl.errors import UserError
-from llm2vec_pl.losses import info_nce
 from llm2vec_pl.objectives import Contrastive
+from llm2vec_pl.objectives.losses import info_nce
 
 QUIET = {
     "accelerator": "cpu",
@@ -56,7 +56,7 @@ def gradients(module, batch):
 
 def test_the_loss_is_info_nce_of_the_texts_embedded_one_by_one(encoder):
     module = loaded(encoder, temperature=0.1).eval()
-    one_by_one = lambda texts: torch.cat([encoder(encoder.text([text])) for text in texts])  # noqa: E731
+    one_by_one = lambda texts: torch.cat([encoder(encoder.tokenize([text])) for text in texts])  # noqa: E731
     expected = info_nce(one_by_one(QUERIES), one_by_one(POSITIVES), one_by_one(ALL_NEGATIVES), 0.1)
     torch.testing.assert_close(
         module.loss(contrastive_batch(encoder)), expected, atol=1e-5, rtol=1e-5

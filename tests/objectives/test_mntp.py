@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
-from llm2vec_pl.encoder import Encoder
+from llm2vec_pl.encoder.encoder import Encoder
 from llm2vec_pl.errors import UserError
-from llm2vec_pl.masking import IGNORED
 from llm2vec_pl.objectives import MNTP
+from llm2vec_pl.objectives.masking import IGNORED
 
 TEXTS = [
     "The cat sat on the mat and looked at the dog.",
@@ -33,11 +33,11 @@ def encoder(llama_folder):
 
 @pytest.fixture
 def batch(encoder):
-    return {k: v for k, v in encoder.text(TEXTS).items() if k != "pooling_mask"}
+    return {k: v for k, v in encoder.tokenize(TEXTS).items() if k != "pooling_mask"}
 
 
 def loaders(encoder):
-    blocks = [encoder.text([text]) for text in TEXTS]
+    blocks = [encoder.tokenize([text]) for text in TEXTS]
     rows = [{k: v[0] for k, v in block.items() if k != "pooling_mask"} for block in blocks]
     return DataLoader(rows, batch_size=1)
 

@@ -6,7 +6,7 @@ from contrastive_texts import QUERIES, tokens
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
-from llm2vec_pl.encoder import Encoder
+from llm2vec_pl.encoder.encoder import Encoder
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.objectives import MNTP, CausalLM, Contrastive
 

@@ -1,0 +1,68 @@
+"""Which rows one of several readers reads, without reading the others' into memory."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Shard(NamedTuple):
+    """Every n-th row, from one on.
+
+    A source of as many files as readers, or a multiple, may deal them out instead.
+    """
+
+    reader: int = 0
+    readers: int = 1
+    start: int = 0  # rows of the shard that are passed over
+    stop: int | None = None  # rows of all readers together; all where None
+
+    @property
+    def first(self) -> int:
+        """The first row, among those of all readers."""
+        return self.reader + self.start * self.readers
+
+    @property
+    def most(self) -> int | None:
+        """How many rows there are at most; None where there is no end."""
+        return None if self.stop is None else len(range(self.first, self.stop, self.readers))
+
+
+class ShardFilter:
+    """Goes through the rows of a source, file after file, and picks those of a shard.
+
+    Args:
+        shard: what to pick; its `stop` is left to who reads.
+    """
+
+    def __init__(self, shard: Shard) -> None:
+        self.first, self.step = shard.first, shard.readers
+        self.passed = 0  # rows gone through
+
+    def wants(self) -> bool:
+        """Whether the next row is picked."""
+        row = self.passed
+        self.passed = row + 1
+        return row >= self.first and (row - self.first) % self.step == 0
+
+    def wanted(self, count: int) -> range:
+        """Which of the next rows are picked, counted from 0."""
+        away = self.first - self.passed
+        self.passed += count
+        return range(max(away, away % self.step), count, self.step)
+
+    def passes(self, count: int) -> bool:
+        """Whether none of the next rows is picked, which are then gone through."""
+        start = self.passed
+        if self.wanted(count):
+            self.passed = start
+        return self.passed > start
+
+
+def spread(count: int, limit: int | None) -> list[int]:
+    """At most `limit` of the numbers below `count`, evenly spread, in order.
+
+    >>> spread(10, 4)
+    [0, 2, 5, 7]
+    """
+    chosen = count if limit is None else min(count, limit)
+    return [i * count // chosen for i in range(chosen)]

@@ -1,0 +1,60 @@
+"""The layers of a decoder, whatever its architecture calls them, and a mode that they share."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import nn
+
+
+def decoder_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The model's outermost lists of layers, by name; those of other modalities lie idle."""
+    lists: dict[str, nn.ModuleList] = {}
+    for name, module in model.named_modules():
+        nested = any(name.startswith(f"{outer}.") for outer in lists)
+        if isinstance(module, nn.ModuleList) and not nested:
+            lists[name] = module
+    return {f"{name}.{i}": layer for name in lists for i, layer in enumerate(lists[name])}
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; afterwards each module is in the mode it was in.
+
+    It may be entered by several threads at once, and for a part of a model within the whole: a
+    module gets its mode back when the last that evaluates it is done.
+    """
+    modules = list(model.modules())
+    with _counting:
+        for module in modules:
+            held = _held.setdefault(id(module), _Held(module, module.training))
+            held.count += 1
+        model.eval()
+    try:
+        yield
+    finally:
+        with _counting:
+            for module in modules:
+                held = _held[id(module)]
+                held.count -= 1
+                if not held.count:
+                    module.training = held.training
+                    del _held[id(module)]
+
+
+@dataclass
+class _Held:
+    """A module in eval mode: the mode it was in, and how many evaluate it."""
+
+    module: nn.Module  # kept alive, so that no other gets its id
+    training: bool
+    count: int = 0
+
+
+_held: dict[int, _Held] = {}
+
+
+_counting = threading.Lock()

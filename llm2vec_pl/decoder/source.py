@@ -1,0 +1,324 @@
+"""Where the parts of an encoder lie, and how they are read: configuration, tokenizer, weights."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from llm2vec_pl.decoder.hub import commit_of, display_name, fetch, split_revision
+from llm2vec_pl.decoder.stage_folder import EARLIER as EARLIER
+from llm2vec_pl.decoder.stage_folder import ENCODER as ENCODER
+from llm2vec_pl.decoder.stage_folder import LINEAGE as LINEAGE
+from llm2vec_pl.decoder.stage_folder import SETTINGS as SETTINGS
+from llm2vec_pl.decoder.stage_folder import adapter_settings as adapter_settings
+from llm2vec_pl.decoder.stage_folder import (
+    earlier_adapters,
+    fetch_adapter,
+    fetch_adapter_config,
+    settings_of,
+    stage_folder,
+)
+from llm2vec_pl.decoder.stage_folder import newest_run as newest_run
+from llm2vec_pl.errors import UserError
+from llm2vec_pl.files import read_json as read_json
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+)
+TINY = Path(__file__).parents[1] / "assets" / "tiny"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The parts of an encoder.
+
+    Args:
+        base: folder or hub name of full weights.
+        revision: of the base; its commit, where that is known.
+        adapters: folders of adapters, in the order of merging. Those from the hub lie in its cache.
+        tokenizer: folder or hub name of the tokenizer: what was named, unless that is an adapter
+            without one.
+        folder: the folder that an earlier stage of ours has left, if that is what was named.
+        tokenizer_revision: of the tokenizer; its commit, where that is known.
+        trained_on: the fingerprints of the base that adapters say they were trained on, as
+            (adapter, fingerprint).
+        named: folder or hub name that was named, and its revision; the tokenizer's if None.
+    """
+
+    base: str
+    revision: str | None
+    adapters: tuple[str, ...]
+    tokenizer: str
+    folder: Path | None = None
+    tokenizer_revision: str | None = None
+    trained_on: tuple[tuple[str, str], ...] = ()
+    named: tuple[str, str | None] | None = None
+
+    @property
+    def base_name(self) -> str:
+        """The base as a user would write it."""
+        return _shown(self.base)
+
+    @property
+    def name(self) -> str:
+        """What was named, as a user would write it: a folder in full, not the recipe's."""
+        return _shown(self.named[0] if self.named else self.tokenizer)
+
+    @property
+    def name_revision(self) -> str | None:
+        """The revision of what was named; its commit, where that is known."""
+        return self.named[1] if self.named else self.tokenizer_revision
+
+
+def _shown(name: str) -> str:
+    return "tiny" if name == str(TINY) else name
+
+
+def locate(name: str, revision: str | None = None) -> Source:
+    """Follows a name or folder down to full weights and the adapters on top of them.
+
+    An adapter may name another adapter as its base, as the reference's folders do (MNTP, then
+    SimCSE or supervised): they are merged from the lowest to the highest. Adapters are fetched
+    from the hub; of full weights, no more than the configuration.
+
+    Args:
+        name: `tiny`, a folder, or a hub name; of a model or of an adapter. A recipe's folder,
+            such as `runs/mntp`, stands for its newest run; a hub name may be `org/name@revision`.
+        revision: branch, tag or commit of a hub name.
+
+    Raises:
+        UserError: if there is no such folder, or a part of it is missing.
+    """
+    if name == "tiny":
+        return Source(str(TINY), None, (), str(TINY))
+    hub_name, named_revision = split_revision(name)
+    if revision is None:
+        name, revision = hub_name, named_revision
+    name, revision = _folder_or_hub_name(name, revision)
+    try:
+        adapter_config = fetch_adapter_config(name, revision)
+        config = adapter_config or fetch(name, "config.json", revision)
+        revision = _pinned(name, revision, config)
+        if adapter_config is not None:
+            return _follow(name, revision, adapter_config)
+        folder = stage_folder(name, revision)
+    except OSError as error:
+        raise _not_found(name, error) from error
+    return Source(name, revision, (), name, folder, revision)
+
+
+def locate_adapter(name: str) -> Source:
+    """An adapter by itself, to be put on weights that are named elsewhere.
+
+    Args:
+        name: folder, hub name, or `org/name@revision`.
+
+    Returns:
+        A source whose base is empty.
+
+    Raises:
+        UserError: if there is no such adapter.
+    """
+    name, revision = _folder_or_hub_name(*split_revision(name), flag="--encoder.adapters")
+    try:
+        config = fetch_adapter_config(name, revision)
+        if config is None:
+            raise UserError(
+                f"--encoder.adapters: {name} is no adapter: it has no adapter_config.json. Full "
+                "weights go in --encoder.model_name."
+            )
+        revision = _pinned(name, revision, config)
+        folder = fetch_adapter(name, revision, config)
+        settings = settings_of(name, revision)
+    except OSError as error:
+        raise _not_found(name, error) from error
+    return Source("", None, (folder,), name, None, revision, _trained_on(folder, settings))
+
+
+def _folder_or_hub_name(
+    name: str, revision: str | None, flag: str = "--encoder.model_name"
+) -> tuple[str, str | None]:
+    folder = newest_run(Path(name).expanduser())
+    if folder.parts[:1] == ("runs",) and not any(folder.glob("*config.json")):
+        raise UserError(
+            f"{flag}: there is no finished run in {name}. Train that stage first "
+            "(recipes/mntp.py leaves its own in runs/mntp), or name another start, as `tiny`."
+        )
+    if folder.is_dir():
+        return str(folder.resolve()), None
+    if _looks_like_a_path(name):
+        raise UserError(f"{flag}: there is no folder {name}.{_nearest(folder)}")
+    return name, revision
+
+
+def read_config(source: Source, trust_remote_code: bool = False) -> PretrainedConfig:
+    """The base's configuration: of the text model, where the model reads images too.
+
+    Raises:
+        UserError: if it cannot be found or read.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(
+            source.base, revision=source.revision, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise _not_found(source.base, error) from error
+    text: PretrainedConfig = config.get_text_config()
+    return text
+
+
+def read_tokenizer(source: Source, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer.
+
+    Raises:
+        UserError: if it cannot be found or read.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            source.tokenizer,
+            revision=source.tokenizer_revision,
+            trust_remote_code=trust_remote_code,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"--encoder.model_name: {source.tokenizer} has no tokenizer that can be read "
+            f"({_first_line(error)})."
+        ) from error
+    return tokenizer
+
+
+def read_settings(source: Source) -> dict[str, Any]:
+    """`llm2vec_config.json` of what was named; empty where there is none."""
+    name, revision = source.named or (source.tokenizer, source.tokenizer_revision)
+    return settings_of(name, revision)
+
+
+def weight_files(source: Source) -> list[str]:
+    """The safetensors files of the base, fetched where the hub's cache lacks them."""
+    from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+    from transformers.utils.hub import get_checkpoint_shard_files
+
+    if file := fetch(source.base, SAFE_WEIGHTS_NAME, source.revision):
+        return [str(file)]
+    index = fetch(source.base, SAFE_WEIGHTS_INDEX_NAME, source.revision)
+    if index is None:
+        return []
+    paths, _ = get_checkpoint_shard_files(source.base, str(index), revision=source.revision)
+    return [str(path) for path in paths]
+
+
+def rendered_template(source: Source) -> str | None:
+    """The chat template as an earlier stage has rendered it; None where there is none."""
+    rendered = read_settings(source).get("rendered_template")
+    return rendered if isinstance(rendered, str) else None
+
+
+def require_weights(base: str) -> None:
+    """Checks that a local folder holds weights, without reading them.
+
+    Raises:
+        UserError: if it has none.
+    """
+    folder = Path(base)
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
+        raise UserError(
+            f"--encoder.model_name: {base} has no weights (*.safetensors), only {found}. Name a "
+            "folder that has them, or set --encoder.random_weights true to train from scratch."
+        )
+
+
+def _follow(name: str, revision: str | None, adapter_config: Path) -> Source:
+    """The parts of an adapter: its base with what lies on that, its earlier adapters, itself."""
+    settings = settings_of(name, revision)
+    folder = stage_folder(name, revision)
+    below = _base_of(name, adapter_config, settings, folder)
+    earlier = earlier_adapters(name, revision, settings, folder)
+    own = fetch_adapter(name, revision, adapter_config)
+    # By its folder: offline, transformers finds no tokenizer on the hub without a config.json.
+    tokenizer_files = [fetch(name, file, revision) for file in TOKENIZER_FILES]
+    has_tokenizer = any(tokenizer_files)
+    return Source(
+        below.base,
+        below.revision,
+        (*below.adapters, *earlier, own),
+        own if has_tokenizer else below.tokenizer,
+        folder,
+        None if has_tokenizer else below.tokenizer_revision,
+        (*below.trained_on, *_trained_on(own, settings)),
+        (name, revision),
+    )
+
+
+def _base_of(
+    name: str, adapter_config: Path, settings: dict[str, Any], folder: Path | None
+) -> Source:
+    """What an adapter was trained on."""
+    config = read_json(adapter_config)
+    base = settings.get("base_model") or config.get("base_model_name_or_path")
+    if not base:
+        raise UserError(
+            f"The adapter {name} does not say what it was trained on. Name that with "
+            f"--encoder.model_name, and the adapter with --encoder.adapters."
+        )
+    revision = settings.get("base_revision") or config.get("revision")
+    lineage = read_json(folder / LINEAGE) if folder else {}
+    if revision is None and lineage.get("base_model") == base:
+        revision = lineage.get("revision")  # folders from before the adapter said it
+    try:
+        return locate(base, revision)
+    except UserError as error:
+        raise UserError(
+            f"The adapter {name} was trained on {base}, which cannot be opened: {error} If it "
+            f'lies elsewhere now, write where as "base_model" in {SETTINGS} or '
+            '"base_model_name_or_path" in adapter_config.json, or name it with '
+            "--encoder.model_name and the adapter with --encoder.adapters."
+        ) from error
+
+
+def _pinned(name: str, revision: str | None, file: Path | None) -> str | None:
+    """The commit of a hub name, which stays when a branch or tag moves."""
+    return None if Path(name).is_dir() else commit_of(file) or revision
+
+
+def _trained_on(adapter: str, settings: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    fingerprint = settings.get("base_fingerprint")
+    return ((display_name(adapter), fingerprint),) if fingerprint else ()
+
+
+def _looks_like_a_path(name: str) -> bool:
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith("/")
+
+
+def _nearest(folder: Path) -> str:
+    if not folder.parent.is_dir():
+        return ""
+    siblings = [path.name for path in folder.parent.iterdir() if path.is_dir()]
+    match = difflib.get_close_matches(folder.name, siblings, n=1)
+    return f" Did you mean {folder.parent / match[0]}?" if match else ""
+
+
+def _not_found(name: str, error: Exception) -> UserError:
+    return UserError(
+        f"--encoder.model_name: {name} is neither `tiny`, nor a folder with a model, nor a model "
+        f"that the hub gave us ({_first_line(error)})."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".")

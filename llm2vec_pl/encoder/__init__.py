@@ -1,0 +1,48 @@
+"""Texts -> tokens -> hidden states -> embeddings."""
+
+from llm2vec_pl.encoder.encoder import Dtype, Encoder
+from llm2vec_pl.encoder.encoding import whole_batch_size
+from llm2vec_pl.encoder.folder import save_encoder, saved_weights
+from llm2vec_pl.encoder.int8_dynamic import Int8Linear
+from llm2vec_pl.encoder.lengths import TEXT_LENGTHS, Notes, send, text_lengths
+from llm2vec_pl.encoder.origin import pinned_flags, recorded_origin, require_same_origin
+from llm2vec_pl.encoder.packed_attention import PACKED, install_packing, packed_states
+from llm2vec_pl.encoder.packing import PackedTexts
+from llm2vec_pl.encoder.tokenizer import (
+    TextTokenizer,
+    TokenBatch,
+    each_instruction,
+    join,
+    take,
+    well_formed,
+)
+from llm2vec_pl.encoder.tokenizer_fingerprint import tokenizer_content
+from llm2vec_pl.encoder.weights import cast_weights
+
+__all__ = [
+    "PACKED",
+    "TEXT_LENGTHS",
+    "Dtype",
+    "Encoder",
+    "Int8Linear",
+    "Notes",
+    "PackedTexts",
+    "TextTokenizer",
+    "TokenBatch",
+    "cast_weights",
+    "each_instruction",
+    "install_packing",
+    "join",
+    "packed_states",
+    "pinned_flags",
+    "recorded_origin",
+    "require_same_origin",
+    "save_encoder",
+    "saved_weights",
+    "send",
+    "take",
+    "text_lengths",
+    "tokenizer_content",
+    "well_formed",
+    "whole_batch_size",
+]

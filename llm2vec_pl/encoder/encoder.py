@@ -1,0 +1,434 @@
+"""Tokens -> hidden states -> embeddings: a decoder, made bidirectional, with a LoRA on it."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from llm2vec_pl.bidirectional import (
+    accepts_position_ids,
+    install_symmetric_masks,
+    position_ids,
+    refuse_unsupported,
+    text_config,
+)
+from llm2vec_pl.decoder import (
+    BITSANDBYTES,
+    Origin,
+    Quantization,
+    display_name,
+    head_logits,
+    locate,
+    locate_adapter,
+    multiplies_in_bfloat16,
+    read_config,
+    read_settings,
+    read_tokenizer,
+    rendered_template,
+    require_weights,
+    use_own_lengths,
+)
+from llm2vec_pl.encoder.arguments import (
+    longest_text,
+    require_attention,
+    require_lora,
+    require_one_of,
+    require_positions,
+)
+from llm2vec_pl.encoder.encoding import encode
+from llm2vec_pl.encoder.int8_dynamic import INT8_DYNAMIC, Fidelity, quantize, refuse_training
+from llm2vec_pl.encoder.lengths import TEXT_LENGTHS
+from llm2vec_pl.encoder.loading import adapters_below, load_parts
+from llm2vec_pl.encoder.packed_attention import attention_modules, packed_states, takes_packed
+from llm2vec_pl.encoder.packing import pack_texts
+from llm2vec_pl.encoder.pooling import Pooling, pool, pool_packed
+from llm2vec_pl.encoder.reference import reference_settings
+from llm2vec_pl.encoder.tokenizer import TextTokenizer, TokenBatch
+from llm2vec_pl.encoder.weights import require_attention_dropout
+from llm2vec_pl.errors import Faults, UserError
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
+
+_loading = threading.RLock()
+
+
+class Encoder(nn.Module):
+    """A decoder-only language model as a text encoder (LLM2Vec, section 2).
+
+    Construction reads the configuration, the tokenizer and, from the hub, adapters; `load` brings
+    the weights. The decoder ends at its last hidden states, (B, L, D). Its language modelling head
+    lies beside it for the objectives that predict tokens, and is not trained unless everything is.
+
+    Args:
+        model_name: `tiny` (the embedded decoder), a name on the hub, a folder with weights, or a
+            folder or name of an adapter, whose base model and earlier adapters come along.
+        revision: branch, tag or commit of a hub name.
+        bidirectional: let each token see each other (step 1); false leaves the decoder causal.
+        pooling: how the states of a text become its embedding.
+        max_length: tokens a text may have, special tokens included; longer ones are cut. Not more
+            than the decoder has positions for, where these are learned.
+        template: what surrounds a text, as "[INST] {text} [/INST]", or "chat": the tokenizer's chat
+            template as it is rendered now, or as an earlier stage in that folder has rendered it.
+        adapters: further LoRA adapters to merge into the weights first, in this order: folders,
+            hub names, or `org/name@revision`.
+        lora_rank: rank of the new LoRA on the linear layers of the decoder; 0 trains all weights.
+        lora_alpha: scale of the LoRA; twice its rank if null.
+        lora_dropout: chance of an input of the LoRA to be dropped.
+        dora: weight-decomposed LoRA (Liu et al. 2024).
+        rslora: rank-stabilised scale, alpha / sqrt(rank) (Kalajdzievski 2023).
+        lora_targets: layers that the LoRA goes on, by the ends of their names, as q_proj, or by
+            regular expressions; all linear layers that a text passes through if null.
+        quantization: keep the frozen weights in 4 ("nf4") or 8 bits ("int8") and train a LoRA on
+            them (QLoRA); "int8_dynamic" encodes on a CPU with weights and activations in 8 bits
+            and says how near the embeddings stay; null keeps them as `dtype` says.
+        attention: transformers' attention implementation; the architecture's best one if null.
+        attention_dropout: chance of an attention weight to be dropped in training, 0.3 in the
+            paper's SimCSE; the model's own if null.
+        padding_free: run the real tokens of a batch only, where the architecture can; the results
+            are the same. A compiled decoder runs padded batches, whose shapes recur.
+        dtype: of the decoder's weights. A LoRA stays in float32. `from_pretrained` encodes in
+            bfloat16 by default, on a machine without CUDA whose CPU multiplies in it.
+        gradient_checkpointing: recompute activations in the backward pass: less memory, more time.
+        compile: torch.compile the decoder: faster steps after a minute or more of compiling.
+        random_weights: draw the weights instead of reading them: to pre-train from scratch.
+        trust_remote_code: run modelling code that comes with the weights.
+        control_tokens: let control tokens that are spelled out in a text, as `</s>`, be such; by
+            default they are plain characters there. Those of a template or an instruction count.
+        fingerprint: of the weights and adapters that are named; others are refused. A run's
+            config.yaml has it, so that the run is not repeated on anything else.
+
+    Raises:
+        UserError: with all that is wrong with the arguments, before any weights are read.
+    """
+
+    decoder: nn.Module
+    lm_head: nn.Module
+    causal_lm: PreTrainedModel
+
+    def __init__(
+        self,
+        model_name: str = "tiny",
+        revision: str | None = None,
+        bidirectional: bool = True,
+        pooling: Pooling = "mean",
+        max_length: int = 512,
+        template: str | None = None,
+        adapters: list[str] | None = None,
+        lora_rank: int = 16,
+        lora_alpha: float | None = None,
+        lora_dropout: float = 0.05,
+        dora: bool = False,
+        rslora: bool = False,
+        lora_targets: list[str] | None = None,
+        quantization: Quantization | None = None,
+        attention: Attention | None = None,
+        attention_dropout: float | None = None,
+        padding_free: bool = True,
+        dtype: Dtype = "float32",
+        gradient_checkpointing: bool = False,
+        compile: bool = False,
+        random_weights: bool = False,
+        trust_remote_code: bool = False,
+        control_tokens: bool = False,
+        fingerprint: str | None = None,
+    ) -> None:
+        super().__init__()
+        faults = Faults()
+        faults.of(require_one_of, "pooling", pooling, Pooling)
+        faults.of(require_one_of, "dtype", dtype, Dtype)
+        faults.of(require_one_of, "quantization", quantization, Quantization, optional=True)
+        faults.of(require_attention, attention)
+        faults.of(require_lora, lora_rank, lora_dropout)
+        faults.of(_require_weights_to_draw, random_weights, lora_rank, quantization)
+        if quantization == INT8_DYNAMIC:
+            faults.of(refuse_training, lora_rank, compile)
+        self.bidirectional = bidirectional
+        self.pooling: Pooling = pooling
+        self.lora_rank = lora_rank
+        self.quantization: Quantization | None = quantization
+        self.lora_options: dict[str, Any] = {
+            "alpha": lora_alpha,
+            "dropout": lora_dropout,
+            "dora": dora,
+            "rslora": rslora,
+            "targets": lora_targets,
+        }
+        self.attention = attention
+        self.attention_dropout = attention_dropout
+        self.padding_free = padding_free and not compile
+        self._can_pack = False
+        self.unused: tuple[str, ...] = ()  # weights that no text trains, frozen
+        self.notes: dict[str, Any] = {}
+        self.fidelity: Fidelity | None = None
+        self.dtype: Dtype = dtype
+        self.gradient_checkpointing = gradient_checkpointing
+        self.compile_decoder = compile
+        self.random_weights = random_weights
+        self.trust_remote_code = trust_remote_code
+
+        self.fingerprint = fingerprint
+        self.origin: Origin | None = None
+        with faults.noted():
+            self.source = locate(model_name, revision)
+            further = [locate_adapter(name) for name in adapters or []]
+            self.adapters = [f for part in (self.source, *further) for f in part.adapters]
+            self.trained_on = [pin for part in (self.source, *further) for pin in part.trained_on]
+            if not random_weights:
+                require_weights(self.source.base)
+            self.config = read_config(self.source, trust_remote_code)
+            if bidirectional:
+                refuse_unsupported(self.config)
+            tokenizer = read_tokenizer(self.source, trust_remote_code)
+            faults.of(require_attention_dropout, self.config, attention_dropout)
+            self.tokenize = TextTokenizer(
+                tokenizer,
+                longest_text(max_length, self.config),
+                template,
+                control_tokens,
+                rendered_template(self.source) if template == "chat" else None,
+            )
+        faults.raise_all()
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The decoder's tokenizer."""
+        return self.tokenize.tokenizer
+
+    @property
+    def embedding_size(self) -> int:
+        """D, the numbers in an embedding and in a hidden state."""
+        # OPT-350m's decoder leaves its hidden size before the last projection.
+        return int(getattr(self.config, "word_embed_proj_dim", self.config.hidden_size))
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the weights are there."""
+        return hasattr(self, "decoder")
+
+    def load(self, mesh: DeviceMesh | None = None, device: torch.device | None = None) -> Encoder:
+        """Brings the weights: decoder, step 1, earlier adapters, new LoRA; in training mode.
+
+        A second call does nothing, so that Lightning may call it as often as it likes.
+
+        Args:
+            mesh: the ranks among which the decoder is shared out (FSDP2), each reading its own
+                rows of the weights; each has all of it if None.
+            device: where sharded and quantized weights go; others stay on the CPU.
+
+        Returns:
+            The encoder itself.
+
+        Raises:
+            UserError: if the weights or an adapter do not fit.
+        """
+        # Several threads may ask for embeddings at once; and weights that were made in Lightning's
+        # inference mode could not be trained.
+        with _loading, torch.inference_mode(False):
+            if not self.is_loaded:
+                self._load(mesh, device)
+        return self
+
+    def _load(self, mesh: DeviceMesh | None, device: torch.device | None) -> None:
+        parts = load_parts(self, mesh, device)
+        # The whole model, for saving; not registered, since its parts are.
+        self.__dict__["causal_lm"] = parts.causal_lm
+        self.unused, self.origin = parts.unused, parts.origin
+        self.config = text_config(parts.decoder)
+        self._can_pack = parts.packs
+        self._takes_position_ids = accepts_position_ids(parts.causal_lm)
+        self._attention_modules = attention_modules(parts.decoder)
+        use_own_lengths(parts.decoder)
+        # from_pretrained leaves evaluation mode, in which nothing is dropped.
+        self.lm_head = parts.lm_head
+        self.train()
+        parts.decoder.train()
+        self.decoder = parts.decoder  # last: the encoder now counts as loaded
+        if self.quantization == INT8_DYNAMIC:
+            self.fidelity = quantize(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Makes a copy or an unpickled encoder work as the first one did, in whatever process."""
+        super().__setstate__(state)
+        if not self.is_loaded:
+            return
+        self._attention_modules = attention_modules(self.decoder)
+        if self.bidirectional:
+            install_symmetric_masks()
+        if self.compile_decoder:  # which PyTorch does not copy
+            self.decoder.compile(dynamic=False)
+
+    @property
+    def packs(self) -> bool:
+        """Whether the real tokens of a batch run without its padding, as things stand now.
+
+        Not after another attention implementation was set that cannot.
+        """
+        return self._can_pack and self.padding_free and takes_packed(self._attention_modules)
+
+    def hidden_states(self, batch: TokenBatch) -> Tensor:
+        """The decoder's last hidden states.
+
+        Where the decoder packs, padding costs nothing and its states are 0. A batch that did not
+        come from an objective's trainer then makes a GPU wait, for the lengths of its texts.
+
+        Args:
+            batch: `input_ids` and `attention_mask`, each (B, L).
+
+        Returns:
+            (B, L, D), in the dtype of the computation.
+        """
+        mask = batch["attention_mask"]
+        packs = self.packs
+        texts = pack_texts(mask) if packs else None
+        if texts is None:
+            return self._padded_states(batch, is_full=packs)
+        require_positions(texts.longest, self.config)
+        packed = packed_states(self.decoder, batch["input_ids"], texts)  # (T, D)
+        states = packed.new_zeros(mask.numel(), packed.shape[-1])
+        return states.index_copy(0, texts.index, packed).view(*mask.shape, -1)
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """The embeddings of a batch of texts.
+
+        Args:
+            batch: `input_ids`, `attention_mask` and `pooling_mask`, each (B, L).
+
+        Returns:
+            (B, D) in float32, not normalised.
+        """
+        packs = self.packs
+        texts = pack_texts(batch["attention_mask"]) if packs else None
+        if texts is None:
+            states = self._padded_states(batch, is_full=packs)
+            return pool(states, batch["pooling_mask"], self.pooling)
+        require_positions(texts.longest, self.config)
+        packed = packed_states(self.decoder, batch["input_ids"], texts)  # (T, D)
+        return pool_packed(packed, texts.index, batch["pooling_mask"], self.pooling)
+
+    def _padded_states(self, batch: TokenBatch, is_full: bool) -> Tensor:
+        inputs = {"input_ids": batch["input_ids"]}
+        mask = batch["attention_mask"]
+        require_positions(mask.shape[1], self.config)
+        # Without padding, attention without a mask is faster.
+        if not is_full and _may_be_padded(mask):
+            inputs["attention_mask"] = mask
+            if self._takes_position_ids:
+                inputs["position_ids"] = position_ids(mask)
+        states: Tensor = self.decoder(**inputs, use_cache=False).last_hidden_state
+        return states
+
+    def logits(self, states: Tensor) -> Tensor:
+        """The language modelling head's logits: states (M, D) -> (M, V)."""
+        return head_logits(states, self.lm_head, self.config)
+
+    def encode(
+        self,
+        texts: str | Sequence[str],
+        instruction: str | Sequence[str] = "",
+        batch_size: int = 32,
+    ) -> Tensor:
+        """Embeds texts in evaluation mode, whatever mode the encoder is in.
+
+        Several threads may encode at once; none may train meanwhile.
+
+        Args:
+            texts: N texts, or one.
+            instruction: written right before each text and not pooled, as
+                "Retrieve the answer to the question: "; or N of them, one for each text.
+            batch_size: texts that go through the decoder at once, at most; on a CPU fewer where
+                they are long.
+
+        Returns:
+            (N, D) in float32 on the CPU, in the order of the texts, not normalised; (D,) for one.
+
+        Raises:
+            UserError: if a text is not a string, an instruction leaves no room for it, there is
+                not one instruction for each text, or `batch_size` is no positive number.
+        """
+        if isinstance(texts, str):
+            return encode(self, [texts], instruction, batch_size)[0]
+        return encode(self, texts, instruction, batch_size)
+
+    def settings(self) -> dict[str, Any]:
+        """What `llm2vec_config.json` records: how a text becomes an embedding, and on what."""
+        base, fingerprints = self.origin or (None, ())
+        below = adapters_below(self)
+        return {
+            "base_model": self.source.base_name,
+            "base_revision": self.source.revision,
+            "base_fingerprint": base,
+            "earlier_adapters": [
+                {"name": display_name(folder), "fingerprint": fingerprint}
+                for folder, fingerprint in zip(below, fingerprints, strict=False)
+            ],
+            "bidirectional": self.bidirectional,
+            "pooling": self.pooling,
+            **self.tokenize.rules,
+            "quantization": self.quantization if self.quantization in BITSANDBYTES else None,
+            "dtype": self.dtype,
+            **self.notes,
+        }
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **overrides: Any) -> Encoder:
+        """Opens what a run has left, ready to encode: adapters merged, in evaluation mode.
+
+        The weights are in bfloat16 where a CPU is to encode that multiplies in it, about twice as
+        fast as in float32; otherwise, and where they are quantized, as the folder says. An adapter
+        that was trained on quantized weights comes back onto the same ones; with `quantization`
+        None it is merged into those in full precision, for nearly the same embeddings.
+
+        Args:
+            folder: a stage's folder, or any `model_name`.
+            overrides: arguments of `Encoder` that differ from the folder's own settings, `dtype`
+                among them. With a `lora_rank`, to be trained, the dtype is the folder's.
+
+        >>> Encoder.from_pretrained("tiny").encode(["a text", "another"]).shape
+        torch.Size([2, 256])
+        """
+        settings = read_settings(locate(str(folder), overrides.get("revision")))
+        settings |= reference_settings(settings, overrides)
+        known = {k: v for k, v in settings.items() if k in inspect.signature(cls).parameters}
+        rounded = {**known, **overrides}.get("quantization")
+        exact = rounded and rounded in (INT8_DYNAMIC, known.get("quantization"))
+        exact = exact or overrides.get("lora_rank") or torch.cuda.is_available()
+        if not exact and multiplies_in_bfloat16():
+            known["dtype"] = "bfloat16"
+        encoder = cls(str(folder), **{"lora_rank": 0, **known, **overrides})
+        if encoder.source.folder:  # of ours: what else a stage has noted stays known
+            recorded = encoder.settings()
+            encoder.notes = {k: v for k, v in settings.items() if k not in recorded}
+        return encoder.load().eval()
+
+
+def _require_weights_to_draw(
+    random_weights: bool, lora_rank: int, quantization: Quantization | None
+) -> None:
+    if random_weights and lora_rank:
+        raise UserError(
+            "--encoder.random_weights true trains from scratch, where a LoRA learns little. "
+            "Set --encoder.lora_rank 0."
+        )
+    if random_weights and quantization:
+        raise UserError(
+            f"--encoder.quantization {quantization} rounds weights that are there: it does not "
+            "go with --encoder.random_weights true."
+        )
+
+
+def _may_be_padded(attention_mask: Tensor) -> bool:
+    """Whether there is padding, as far as can be told without waiting for a GPU."""
+    lengths = TEXT_LENGTHS.read(attention_mask)
+    if lengths is not None:
+        width = attention_mask.shape[1]
+        return min(lengths, default=width) < width
+    return attention_mask.is_cuda or not attention_mask.all()

@@ -1,0 +1,83 @@
+"""Texts -> embeddings, in batches of texts of like length; also from several threads at once."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from numbers import Integral
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from llm2vec_pl.decoder import evaluating
+from llm2vec_pl.distributed import is_sharded
+from llm2vec_pl.encoder.packing import batches_by_length
+from llm2vec_pl.encoder.tokenizer import each_instruction, strings
+from llm2vec_pl.errors import UserError
+
+if TYPE_CHECKING:
+    from llm2vec_pl.encoder.encoder import Encoder
+
+TOKENS_AT_ONCE = 2048
+"""Tokens that go through the decoder at once on a CPU: more are hardly faster."""
+
+BATCHES_AHEAD = 16
+"""Batches whose texts are tokenised together, to share them out by their lengths."""
+
+_sharded_one_at_a_time = threading.RLock()
+
+
+def encode(
+    encoder: Encoder, texts: Sequence[str], instruction: str | Sequence[str], batch_size: int
+) -> Tensor:
+    """What `Encoder.encode` gives for a list of texts."""
+    texts = strings(texts)
+    instructions = each_instruction(instruction, len(texts))
+    batch_size = whole_batch_size(batch_size)
+    encoder.load()
+    with _ordinary_tensors(encoder), evaluating(encoder):
+        return _encode(encoder, texts, instructions, batch_size)
+
+
+def whole_batch_size(batch_size: int) -> int:
+    """A number of texts as Python's own integer: numpy's small ones run over when multiplied.
+
+    Raises:
+        UserError: for what is no number of texts.
+    """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, Integral) or batch_size < 1:
+        raise UserError(f"batch_size is a whole number of at least 1 text, but got {batch_size!r}.")
+    return int(batch_size)
+
+
+def _encode(encoder: Encoder, texts: list[str], instructions: list[str], batch_size: int) -> Tensor:
+    device = next(encoder.parameters()).device
+    budget = TOKENS_AT_ONCE if device.type == "cpu" else float("inf")
+    embeddings = torch.empty(len(texts), encoder.embedding_size, dtype=torch.float32)
+    # Texts of like length together: less padding.
+    order = sorted(
+        range(len(texts)), key=lambda i: len(instructions[i]) + len(texts[i]), reverse=True
+    )
+    for start in range(0, len(order), BATCHES_AHEAD * batch_size):
+        ahead = order[start : start + BATCHES_AHEAD * batch_size]
+        tokens = encoder.tokenize([texts[i] for i in ahead], [instructions[i] for i in ahead])
+        lengths = tokens["attention_mask"].sum(dim=1).tolist()
+        for rows in batches_by_length(lengths, batch_size, budget, padded=not encoder.packs):
+            batch = {k: v[rows, : lengths[rows[0]]].to(device) for k, v in tokens.items()}
+            embeddings[[ahead[i] for i in rows]] = encoder(batch).cpu()
+    return embeddings
+
+
+@contextlib.contextmanager
+def _ordinary_tensors(module: nn.Module) -> Iterator[None]:
+    """No gradients inside, and nothing made there that could not be trained on or changed later.
+
+    The inference mode is hardly faster, and marks what is made in it for good: results, what a
+    decoder keeps of its positions, weights that FSDP2 has gathered.
+    """
+    # Sharded layers keep track of one pass at a time.
+    alone = _sharded_one_at_a_time if is_sharded(module) else contextlib.nullcontext()
+    with alone, torch.inference_mode(False), torch.no_grad():
+        yield

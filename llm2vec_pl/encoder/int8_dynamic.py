@@ -1,0 +1,232 @@
+"""Linear layers in int8, weights and activations, to encode on a CPU.
+
+Weights have a scale for each output, activations one for each token, found as they come (ZeroQuant,
+Yao et al. 2022). torch's own dynamic quantization has one scale for all tokens of a batch: a token
+with large activations, as the first one of many decoders, then rounds the others to nothing, and
+an embedding depends on the texts beside it.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+
+from llm2vec_pl.errors import UserError
+
+if TYPE_CHECKING:
+    from llm2vec_pl.encoder.encoder import Encoder
+
+INT8_DYNAMIC = "int8_dynamic"
+FLAG = f"--encoder.quantization {INT8_DYNAMIC}"
+
+LEVELS = 127
+"""The largest weight of a row becomes this integer."""
+
+SENTENCES = (
+    "A cat sleeps in the sun.",
+    "How do I read a file line by line?",
+    "Water boils at a lower temperature in the mountains, where the air is thin.",
+    "Return a sorted copy of the list, in ascending order by default.",
+    "The museum reopened in 1998 after nine years of restoration.",
+    "She said that she would come, but the last train had already left when she got there.",
+    "Stock markets fell on Monday as investors waited for the central bank's decision.",
+    "yes",
+)
+"""What is embedded before and after, to say what int8 costs."""
+
+
+class Fidelity(NamedTuple):
+    """How near embeddings in int8 are to those of the weights that were rounded.
+
+    Args:
+        dtype: of those weights.
+        median: cosine over `SENTENCES`.
+        least: of them.
+    """
+
+    dtype: str
+    median: float
+    least: float
+
+    def __str__(self) -> str:
+        return (
+            f"{INT8_DYNAMIC}: cosine with the {self.dtype} embeddings {self.median:.3f} "
+            f"(least {self.least:.3f})"
+        )
+
+
+class Int8Linear(nn.Module):
+    """A linear layer that multiplies in int8; without gradients.
+
+    Args:
+        linear: the layer to round; its weight is (O, I).
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.bias = linear.bias
+        with torch.no_grad():
+            weight = linear.weight.float()  # (O, I)
+            scales = _largest(weight).squeeze(1).double() / LEVELS  # (O,)
+            zeros = torch.zeros(len(scales), dtype=torch.long)
+            with warnings.catch_warnings():
+                warnings.filterwarnings(
+                    "ignore", r"torch\.quantize_per_tensor, torch\.quantize_per"
+                )
+                rounded = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
+            self._packed: Any = torch.ops.quantized.linear_prepack(rounded, None)
+
+    @property
+    def weight(self) -> Tensor:
+        """The rounded weight in float32, (O, I): some routers and others read it themselves."""
+        rounded: Tensor = torch.ops.quantized.linear_unpack(self._packed)[0]
+        return rounded.dequantize()
+
+    def forward(self, states: Tensor) -> Tensor:
+        """The layer's output, (..., I) -> (..., O), in the dtype of its input."""
+        rows = states.reshape(-1, self.in_features).float()  # (T, I)
+        scales = _largest(rows)  # (T, 1)
+        # The kernel takes its range from what it gets. A last row of -1 and 1 makes that the same
+        # for every batch, and each token then uses all of it.
+        scaled = rows.new_empty(len(rows) + 1, self.in_features)
+        torch.div(rows, scales, out=scaled[:-1])
+        scaled[-1] = 1.0
+        scaled[-1, 0] = -1.0
+        # 7 bits for activations, since x86 without VNNI adds two products in 16 bits. On ARM there
+        # is no such choice, and torch warns who makes it.
+        reduced = torch.backends.quantized.engine != "qnnpack"
+        product: Tensor = torch.ops.quantized.linear_dynamic(scaled, self._packed, reduced)
+        output = product[:-1].mul_(scales)  # (T, O)
+        if self.bias is not None:
+            output += self.bias
+        return output.view(*states.shape[:-1], self.out_features).to(states.dtype)
+
+    def extra_repr(self) -> str:
+        """What `print` shows of the layer."""
+        return f"in_features={self.in_features}, out_features={self.out_features}"
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Int8Linear:
+        """Refuses another device, on which the packed weights would be left behind."""
+        if (device := fn(torch.empty(0)).device).type != "cpu":
+            raise UserError(_only_on_a_cpu(device))
+        super()._apply(fn, recurse)
+        return self
+
+
+def refuse_training(lora_rank: int, compile: bool) -> None:
+    """Checks that the rest of an `Encoder`'s arguments only encode.
+
+    Raises:
+        UserError: if not.
+    """
+    if lora_rank:
+        raise UserError(
+            f"{FLAG} is for encoding, and does not go with a LoRA to train (--encoder.lora_rank "
+            f"{lora_rank}). Set --encoder.lora_rank 0 to encode, or --encoder.quantization nf4 or "
+            "int8 to train."
+        )
+    if compile:
+        raise UserError(
+            f"{FLAG} does not go with --encoder.compile true: its kernels cannot be compiled. "
+            "Leave out one of them."
+        )
+
+
+def require_quantizable(
+    decoder: nn.Module, mesh: DeviceMesh | None, device: torch.device
+) -> list[nn.Linear]:
+    """The linear layers to round: at least one.
+
+    Routers of mixtures of experts are of types of their own and stay as they are, as in
+    `lora_targets.linear_layers`.
+
+    Args:
+        decoder: with its weights.
+        mesh: the ranks that share them, if any.
+        device: where the encoder is to work.
+
+    Raises:
+        UserError: if there is none, or this machine or device cannot do it.
+    """
+    if device.type != "cpu":
+        raise UserError(_only_on_a_cpu(device))
+    if mesh is not None:
+        raise UserError(
+            f"{FLAG} does not share its weights out: leave out --trainer.strategy fsdp2."
+        )
+    if not _has_kernels():
+        raise UserError(
+            f"{FLAG}: this torch ({torch.__version__}) has no int8 kernels for this CPU. Leave it "
+            "out, or set --encoder.dtype bfloat16 for half the memory."
+        )
+    modules = list(decoder.modules())
+    layers = [m for m in modules if type(m) is nn.Linear]
+    layers = layers or [m for m in modules if isinstance(m, nn.Linear)]  # falcon's
+    if not layers:
+        raise UserError(
+            f"{FLAG} rounds layers of type nn.Linear, but {type(decoder).__name__} has none, so "
+            "nothing was quantized. Leave it out."
+        )
+    return layers
+
+
+def quantize(encoder: Encoder) -> Fidelity:
+    """Rounds a loaded encoder's linear layers in place, one by one, and prints what that costs.
+
+    Args:
+        encoder: a loaded one, of the layers that `require_quantizable` wants.
+
+    Returns:
+        How near the embeddings stay.
+    """
+    before = encoder.encode(SENTENCES)
+    round_layers(encoder.decoder)
+    encoder.requires_grad_(False)
+    cosines = torch.cosine_similarity(encoder.encode(SENTENCES), before)
+    fidelity = Fidelity(encoder.dtype, cosines.median().item(), cosines.min().item())
+    print(fidelity, file=sys.stderr)
+    return fidelity
+
+
+def round_layers(decoder: nn.Module) -> None:
+    """Puts an `Int8Linear` in the place of each linear layer, whose own weights go at once."""
+    places = _places(decoder)
+    while places:
+        linear, where = places.popitem()
+        rounded = Int8Linear(linear)
+        for parent, name in where:
+            setattr(parent, name, rounded)
+
+
+def _places(decoder: nn.Module) -> dict[nn.Linear, list[tuple[nn.Module, str]]]:
+    """Where each layer stands: some architectures use one in several places."""
+    layers = set(require_quantizable(decoder, None, torch.device("cpu")))
+    places: dict[nn.Linear, list[tuple[nn.Module, str]]] = {}
+    for parent in decoder.modules():
+        for name, child in parent._modules.items():
+            if child in layers:
+                places.setdefault(child, []).append((parent, name))  # type: ignore[arg-type]
+    return places
+
+
+def _has_kernels() -> bool:
+    engine = torch.backends.quantized.engine
+    return engine != "none" and hasattr(torch.ops.quantized, "linear_dynamic")
+
+
+def _largest(rows: Tensor) -> Tensor:
+    """The largest absolute value of each row, (T, I) -> (T, 1); never 0."""
+    return rows.abs().amax(dim=1, keepdim=True).clamp_min_(torch.finfo(torch.float32).tiny)
+
+
+def _only_on_a_cpu(device: torch.device) -> str:
+    return (
+        f"{FLAG} runs on a CPU only, but the device is {device}. Leave the encoder on the CPU, or "
+        "set --encoder.quantization int8 or nf4."
+    )

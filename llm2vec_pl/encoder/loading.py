@@ -1,0 +1,235 @@
+"""How an encoder's parts come to be: weights, step 1, earlier adapters, a new LoRA, shards."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from transformers import PreTrainedModel
+
+from llm2vec_pl.bidirectional import make_bidirectional, used_weights
+from llm2vec_pl.decoder import (
+    BITSANDBYTES,
+    Origin,
+    WeightFiles,
+    adapter_settings,
+    keep_unpacked,
+    limit_threads,
+    quantization_config,
+    slots_of,
+    split_causal_lm,
+)
+from llm2vec_pl.distributed import shard_decoder
+from llm2vec_pl.encoder.int8_dynamic import INT8_DYNAMIC, require_quantizable
+from llm2vec_pl.encoder.origin import origin_of, require_origin
+from llm2vec_pl.encoder.packed_attention import can_pack
+from llm2vec_pl.encoder.weights import empty_weights, random_weights, read_weights
+
+if TYPE_CHECKING:
+    from llm2vec_pl.encoder.encoder import Encoder
+
+
+class Parts(NamedTuple):
+    """A loaded encoder's."""
+
+    causal_lm: PreTrainedModel
+    decoder: nn.Module
+    lm_head: nn.Module
+    packs: bool
+    unused: tuple[str, ...]
+    origin: Origin | None
+
+
+def load_parts(encoder: Encoder, mesh: DeviceMesh | None, device: torch.device | None) -> Parts:
+    """Reads an encoder's weights and makes of them what its arguments say.
+
+    Args:
+        encoder: one that is constructed only.
+        mesh: the ranks that share the decoder's weights; None keeps them whole.
+        device: where sharded and quantized weights go; others stay on the CPU.
+
+    Raises:
+        UserError: if the weights or an adapter do not fit.
+    """
+    device = device or torch.device("cpu")
+    if device.type == "cpu":
+        limit_threads()
+    on_top = kept_on_top(encoder)
+    origin = None if encoder.random_weights else origin_of(encoder.source, encoder.adapters)
+    require_origin(encoder, origin)
+    _warn_of_other_weights(encoder)
+    with _in_float32():
+        model, files = _read(encoder, mesh, device, origin, len(encoder.adapters) - len(on_top))
+        places = slots_of(model)  # before a LoRA gives them other names
+        if encoder.bidirectional:
+            make_bidirectional(model)
+        decoder, lm_head = split_causal_lm(model)
+        if encoder.quantization == INT8_DYNAMIC:  # done by the encoder, when it can embed
+            require_quantizable(decoder, mesh, device)
+        decoder = _adapted(encoder, decoder)
+        if on_top:
+            from llm2vec_pl.lora import put_on_top
+
+            put_on_top(model, on_top, trained=bool(encoder.lora_rank))
+        unused = () if encoder.lora_rank else freeze_unused(decoder)
+        if not encoder.random_weights:
+            freeze_beside(lm_head, decoder)
+        if mesh is not None:
+            shard_decoder(decoder, lm_head, mesh)
+        if files is not None:
+            files.read_parameters(places, device)
+            decoder._apply(lambda tensor: tensor)  # FSDP2 takes the new parameters up
+        if encoder.quantization in BITSANDBYTES:
+            keep_unpacked(decoder)
+        packs = encoder.padding_free and can_pack(decoder)
+        if encoder.compile_decoder:
+            decoder.compile(dynamic=False)
+    return Parts(model, decoder, lm_head, packs, unused, origin)
+
+
+def kept_on_top(encoder: Encoder) -> list[str]:
+    """The adapters that stay on quantized weights as they are: those that were trained on them.
+
+    Merged, they would have to be added to the weights before those are rounded, or to others than
+    they were trained on: the embeddings would not be those that were validated.
+    """
+    kept: list[str] = []
+    if encoder.quantization in BITSANDBYTES:
+        for folder in reversed(encoder.adapters):
+            if adapter_settings(folder).get("quantization") != encoder.quantization:
+                break
+            kept.insert(0, folder)
+    return kept
+
+
+def _warn_of_other_weights(encoder: Encoder) -> None:
+    """Says where an adapter that was trained on quantized weights comes into others."""
+    kinds = {adapter_settings(f).get("quantization") for f in encoder.adapters}
+    others = sorted(str(kind) for kind in kinds - {None, encoder.quantization})
+    if others:
+        now = encoder.quantization or "full precision"
+        warnings.warn(
+            f"An adapter that was trained on weights in {others[0]} is merged into those in {now}: "
+            "its embeddings are nearly, not just, those that were validated. For the same ones set "
+            f"--encoder.quantization {others[0]}.",
+            stacklevel=2,
+        )
+
+
+def adapters_below(encoder: Encoder) -> list[str]:
+    """The adapters that are not in what is saved of an encoder, and lie beside it."""
+    if encoder.lora_rank:
+        return encoder.adapters
+    return encoder.adapters[:-1] if kept_on_top(encoder) else []
+
+
+def _read(
+    encoder: Encoder,
+    mesh: DeviceMesh | None,
+    device: torch.device,
+    origin: Origin | None,
+    merged: int,
+) -> tuple[Any, WeightFiles | None]:
+    """The causal language model, and the files to fill it from if it is still empty.
+
+    The first `merged` adapters are in its weights.
+    """
+    dtype = getattr(torch, encoder.dtype)
+    causal = not encoder.bidirectional
+    how = (encoder.attention, encoder.attention_dropout, encoder.trust_remote_code, causal)
+    source = encoder.source
+    if encoder.random_weights:
+        return random_weights(source, encoder.config, dtype, *how), None
+    if merged and origin is not None:
+        from llm2vec_pl.encoder.merging import (  # peft takes seconds to import
+            merged_source,
+            merged_weights,
+        )
+
+        adapters = encoder.adapters[:merged]
+        if mesh is None and encoder.quantization not in BITSANDBYTES:
+            return merged_weights(source, adapters, dtype, *how), None
+        below = Origin(origin.base, origin.adapters[:merged])
+        source = merged_source(source, adapters, below, dtype, encoder.trust_remote_code)
+    if encoder.quantization in BITSANDBYTES:
+        quantized = quantization_config(encoder.quantization, dtype, device)
+        return read_weights(source, dtype, *how, quantized, device), None
+    if (
+        mesh is not None and not encoder.lora_options["dora"]
+    ):  # whose magnitudes are made from the weights
+        model = empty_weights(source, dtype, *how)
+        if files := WeightFiles.of(source, model):
+            files.read_buffers(model)
+            return model, files
+        warnings.warn(
+            f"The files of {source.base_name} do not hold its weights as they are used: each rank "
+            "reads the whole model before it keeps its share, and needs memory for it.",
+            stacklevel=2,
+        )
+    return read_weights(source, dtype, *how), None
+
+
+def _adapted(encoder: Encoder, decoder: Any) -> Any:
+    """The decoder, ready to be trained: with gradient checkpointing and a LoRA, if any."""
+    if encoder.gradient_checkpointing:
+        decoder.gradient_checkpointing_enable(
+            gradient_checkpointing_kwargs={"use_reentrant": False}
+        )
+        _forget_input_hooks(decoder)
+    if not encoder.lora_rank:
+        return decoder
+    from llm2vec_pl.lora import add_lora
+
+    adapted: Any = add_lora(decoder, encoder.source.base, encoder.lora_rank, **encoder.lora_options)
+    if encoder.gradient_checkpointing:
+        _forget_input_hooks(adapted)
+    for config in adapted.peft_config.values():
+        # peft takes the folder that the weights were read from, which may be a cache's.
+        config.base_model_name_or_path = encoder.source.base
+        config.revision = encoder.source.revision
+    return adapted
+
+
+def _forget_input_hooks(decoder: Any) -> None:
+    """Removes what transformers and peft hang on the embedding for reentrant checkpointing.
+
+    Ours is not reentrant, and such a hook cannot be pickled.
+    """
+    decoder.get_input_embeddings()._forward_hooks.clear()
+
+
+def freeze_unused(decoder: nn.Module) -> tuple[str, ...]:
+    """Freezes the weights that a text's states do not depend on, and gives their names.
+
+    Nothing could train them, and an optimizer's weight decay would only shrink them.
+    """
+    if not all(p.is_floating_point() for p in decoder.parameters()):
+        return ()  # quantized, and not trained
+    used = used_weights(decoder)
+    trained = {name: p for name, p in decoder.named_parameters() if p.requires_grad}
+    unused = {name: p.requires_grad_(False) for name, p in trained.items() if name not in used}
+    return tuple(unused)
+
+
+def freeze_beside(lm_head: nn.Module, decoder: nn.Module) -> None:
+    """Freezes what the head has of its own, as its bias: weights tied to the decoder's stay."""
+    shared = set(decoder.parameters())
+    for p in lm_head.parameters():
+        if p not in shared:
+            p.requires_grad_(False)
+
+
+@contextlib.contextmanager
+def _in_float32() -> Iterator[None]:
+    """Under `--trainer.precision bf16-true` Lightning makes bfloat16 of what has no dtype."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(default)

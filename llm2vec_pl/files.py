@@ -1,0 +1,135 @@
+"""A folder on disk per recipe: written once, whole or not at all, and read by its fingerprint."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from llm2vec_pl.errors import UserError
+
+_UNFINISHED = ".unfinished-"
+_ABANDONED_AFTER = 3 * 24 * 3600  # seconds; a build that takes longer is not known
+
+
+def cache_root() -> Path:
+    """The folder of all caches: `LLM2VEC_PL_CACHE`, or `llm2vec_pl` in the user's cache folder."""
+    if chosen := os.environ.get("LLM2VEC_PL_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "llm2vec_pl"
+
+
+def fingerprint(recipe: dict[str, Any]) -> str:
+    """16 hexadecimal digits that change when anything in the recipe does."""
+    return hashlib.blake2b(
+        json.dumps(recipe, sort_keys=True, default=str).encode(), digest_size=8
+    ).hexdigest()
+
+
+def cached_folder(name: str, recipe: dict[str, Any], write: Callable[[Path], None]) -> Path:
+    """The folder made from a recipe, from the cache where it is there.
+
+    It is written under another name and renamed when complete: a killed run leaves nothing that
+    would be read. Of processes that want the same folder at once, as the ranks of a node do, one
+    builds it and the others wait.
+
+    Args:
+        name: what is kept, the first part of the folder's name.
+        recipe: everything that the content depends on, as JSON.
+        write: fills the empty folder that it is given.
+
+    Raises:
+        UserError: the cache cannot be written, or the disk is full.
+    """
+    folder = cache_root() / f"{name}-{fingerprint(recipe)}"
+    if folder.is_dir():
+        return folder
+    with _alone(folder):
+        if not folder.is_dir():
+            _build(folder, recipe, write)
+    return folder
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time; the lock of one that was killed is free."""
+    from filelock import FileLock
+
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except NotImplementedError:  # a file system without locks: then the first to finish wins
+        pass
+    except OSError as error:
+        raise _not_writable(folder.parent, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _build(folder: Path, recipe: dict[str, Any], write: Callable[[Path], None]) -> None:
+    unfinished = _new_unfinished(folder.parent)
+    try:
+        write(unfinished)
+        (unfinished / "recipe.json").write_text(json.dumps(recipe, indent=1, default=str))
+        unfinished.rename(folder)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"No space left for the cache in {folder.parent}. Free some, "
+                "or set the environment variable LLM2VEC_PL_CACHE to a folder on another disk."
+            ) from error
+        if not folder.is_dir():  # otherwise another process was faster
+            raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _new_unfinished(root: Path) -> Path:
+    try:
+        for left in root.glob(_UNFINISHED + "*"):  # what killed runs left behind
+            if time.time() - left.stat().st_mtime > _ABANDONED_AFTER:
+                shutil.rmtree(left, ignore_errors=True)
+        folder = root / f"{_UNFINISHED}{uuid.uuid4().hex}"
+        folder.mkdir()  # not `tempfile.mkdtemp`, whose folders only their owner can read
+        return folder
+    except OSError as error:
+        raise _not_writable(root, error) from error
+
+
+def _not_writable(root: Path, error: OSError) -> UserError:
+    return UserError(
+        f"Cannot write the cache in {root}: {error.strerror}. "
+        "Set the environment variable LLM2VEC_PL_CACHE to a folder that can be written."
+    )
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if there is no such file.
+
+    Raises:
+        UserError: if it is not valid JSON.
+    """
+    if not file.is_file():
+        return {}
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise UserError(
+            f"{file} is not a JSON object ({error}). Was its writing cut off?"
+        ) from error
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Writes an object as indented JSON."""
+    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,95 @@
+"""Files of queries with positives, read and written row by row."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from llm2vec_pl.data.examples import Candidates
+from llm2vec_pl.data.files import Row, extension, problem_of, read_records, read_txt
+from llm2vec_pl.errors import UserError
+
+
+def read_pairs(
+    path: Path, query_column: str = "query", positive_column: str = "positive"
+) -> list[Candidates]:
+    """The rows of a jsonl, csv, tsv or parquet file, with the negatives that they have already.
+
+    A positive is a text or a list of texts.
+
+    Raises:
+        UserError: with file and line, for a row without a query or a positive.
+    """
+    rows = []
+    columns = (query_column, positive_column)
+    for row in read_records(path, columns):
+        if not isinstance(row.value, dict):
+            raise _bad(row, "a query and a positive", str(row.value))
+        query, positive = (row.value.get(column) for column in columns)
+        if problem := problem_of(query):
+            raise _bad(row, f"a text in {query_column!r}", problem)
+        positives: list[Any] = positive if isinstance(positive, list) else [positive]
+        problem = next((p for text in positives if (p := problem_of(text))), None)
+        if problem or not positives:
+            raise _bad(row, f"a text, or a list of texts, in {positive_column!r}", problem or "[]")
+        negatives = row.value.get("negative") or ()
+        rows.append(Candidates(str(query), positives, negatives))
+    return rows
+
+
+def read_texts(path: Path, column: str = "text") -> Iterator[str]:
+    """The texts of a column; of a txt file, its lines.
+
+    Raises:
+        UserError: with file and line, for a row without a text.
+    """
+    is_txt = path.is_file() and extension(path) == ".txt"
+    for row in read_txt(path, column) if is_txt else read_records(path, [column]):
+        text = row.value.get(column) if isinstance(row.value, dict) else row.value
+        if problem := problem_of(text):
+            raise _bad(row, f"a text in {column!r}", problem)
+        yield str(text)
+
+
+def write_triplets(
+    path: Path, rows: Sequence[Candidates], negatives: Sequence[Sequence[str]]
+) -> None:
+    """Writes `query`, `positive` and `negative`, a list, as JSON lines: all of them, or no file.
+
+    Args:
+        path: is replaced when all is written; its folder is made.
+        rows: queries and positives.
+        negatives: of each row.
+    """
+    unfinished = path.with_name(f".{path.name}.unfinished-{os.getpid()}")
+    try:
+        with unfinished.open("w", encoding="utf-8") as file:
+            for row, texts in zip(rows, negatives, strict=True):
+                positives = list(row.positives)
+                positive = positives[0] if len(positives) == 1 else positives
+                record = {"query": row.query, "positive": positive, "negative": list(texts)}
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def require_writable(path: Path) -> None:
+    """Makes the folder of a file to be, before the work that would otherwise be lost.
+
+    Raises:
+        UserError: if no file can be written there.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {path}: its folder cannot be made: {error}") from error
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UserError(f"--out {path} cannot be written: expected the name of a file.")
+
+
+def _bad(row: Row, expected: str, problem: str) -> UserError:
+    return UserError(f"{row.place}: expected {expected}, but got {problem}. Correct the row.")

@@ -1,1 +1,0 @@
-"""What surrounds training: checkpoints, resuming, what a run leaves, and what stops a bad one."""

@@ -1,0 +1,43 @@
+"""A table of what each step of the method brought, on the data of the run."""
+
+from __future__ import annotations
+
+from lightning.pytorch import LightningDataModule, Trainer
+
+from llm2vec_pl.errors import user_errors
+from llm2vec_pl.evaluation import evaluate_retrieval, print_table
+from llm2vec_pl.objectives import Objective
+
+
+class Comparison:
+    """Rows of validation metrics, one a step, printed side by side.
+
+    Args:
+        trainer: runs the validation.
+        data: its validation split is measured; one with a `retrieval` task,
+            such as `PythonDocs`, adds that.
+    """
+
+    def __init__(self, trainer: Trainer, data: LightningDataModule) -> None:
+        self.trainer = trainer
+        self.data = data
+        self.rows: dict[str, dict[str, float]] = {}
+
+    def measure(self, step: str, model: Objective) -> None:
+        """Adds a row: the validation metrics of a model as it is now.
+
+        Args:
+            step: what the model is, the row's name.
+            model: loaded if it is not yet.
+        """
+        with user_errors():
+            metrics = next(iter(self.trainer.validate(model, self.data, verbose=False)), {})
+        row = {name.removeprefix("val/"): value for name, value in metrics.items()}
+        if hasattr(self.data, "retrieval"):
+            row |= evaluate_retrieval(model.encoder, self.data.retrieval())
+        self.rows[step] = dict(sorted(row.items(), key=lambda item: item[0] != "loss"))
+
+    def print(self) -> None:
+        """Prints the table, on the first rank."""
+        if self.trainer.is_global_zero:
+            print_table(self.rows, "What each step brought, on held-out text")

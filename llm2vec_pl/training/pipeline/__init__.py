@@ -1,0 +1,7 @@
+"""Room."""
+
+from llm2vec_pl.training.pipeline.run import Pipeline
+
+__all__ = [
+    "Pipeline",
+]
