@@ -1,13 +1,11 @@
 """A step that neither logs nor draws the progress bar asks the device nothing."""
 
-import os
 from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from contrastive_texts import QUERIES, contrastive_batch, tokens
-from killed_runs import free_port, torchrun
+from forked import spawn
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
 from torch.utils.data import DataLoader
@@ -134,10 +132,8 @@ def test_a_batch_of_which_nothing_is_known_is_asked(llama_folder):
     assert {wait.what for wait in waits.found} == {"tolist"}
 
 
-def watch_rank(rank: int, folder: str, strategy: str, port: int, result: str) -> None:
+def watch_rank(rank: int, folder: str, strategy: str, result: str) -> None:
     """What rank 0 waits for in a fit of two ranks."""
-    os.environ.update(torchrun(rank, 2, port))
-    torch.set_num_threads(1)
     module, batch = supervised(folder, chunk_size=3)
     waits = fit(module, batch, Path(result).parent, strategy=strategy, devices=2)
     if rank == 0:
@@ -150,7 +146,7 @@ def watch_rank(rank: int, folder: str, strategy: str, port: int, result: str) ->
 def test_ranks_ask_their_devices_nothing(strategy, llama_folder, tmp_path):
     """What C++ gathers, weights and gradients, is not known to lie on the device."""
     result = tmp_path / "waits.txt"
-    mp.spawn(watch_rank, (llama_folder, strategy, free_port(), str(result)), nprocs=2)
+    spawn(watch_rank, (llama_folder, strategy, str(result)), nprocs=2)
     assert result.read_text() == ""
 
 
