@@ -49,11 +49,11 @@ __all__ = [
 def lazy_exports(
     package: str, modules: Mapping[str, str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """A package's `__getattr__` and `__dir__`, by which its names are imported when first used.
+    """A package's `__getattr__` and `__dir__`, which import its names when they are first used.
 
     Args:
         package: its `__name__`.
-        modules: the module of the package that has each name.
+        modules: for each name, the module of the package that defines it.
     """
 
     def get(name: str) -> Any:

@@ -9,38 +9,38 @@ from typing import Any, NoReturn
 
 
 class UserError(ValueError):
-    """An option or a row of data that cannot be used, with what to do about it.
+    """An option or a row of data that cannot be used; the message says what to do about it.
 
     The command line prints its message without a traceback and exits with code 2; any other
     exception is taken for a bug and keeps its traceback.
 
-    A message names arguments in backquotes, with a value as Python has it: `temperature`,
-    `dtype="bfloat16"`, `Trainer(devices=2)`, and `data.max_length` for one that another class has
-    too. The command line makes flags of them.
+    Messages name arguments in backquotes and write values as Python does: `temperature`,
+    `dtype="bfloat16"`, `Trainer(devices=2)`. If another class has an argument of the same name, the
+    message says whose it means: `data.max_length`. The command line turns these into flags.
     """
 
 
 class Faults:
-    """Collects what is wrong, so that all of it is said together."""
+    """Collects errors, so that they can be reported all at once."""
 
     def __init__(self) -> None:
         self._found: list[str] = []
 
     @contextmanager
     def noted(self) -> Iterator[None]:
-        """A `UserError` inside is kept for later."""
+        """Keeps a `UserError` that is raised inside for later."""
         try:
             yield
         except UserError as error:
             self._found.append(str(error))
 
     def of(self, check: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        """Keeps what a check finds wrong with its arguments."""
+        """Runs a check and keeps the `UserError` that it raises, if any."""
         with self.noted():
             check(*args, **kwargs)
 
     def raise_all(self) -> None:
-        """Raises one `UserError` that says all that was found, if anything was."""
+        """Raises one `UserError` with all messages that were kept, if there are any."""
         if self._found:
             raise UserError("\n".join(self._found))
 
@@ -61,16 +61,16 @@ def user_errors() -> Iterator[None]:
 
 
 def fail(message: object) -> NoReturn:
-    """Prints what the user can put right and exits with code 2."""
+    """Prints an error that the user can put right, and exits with code 2."""
     print(f"error: {_in_the_words_of_the_command_line(str(message))}", file=sys.stderr)
     raise SystemExit(2)
 
 
 def print_errors_with(words: Callable[[str], str]) -> None:
-    """Has `fail` print messages in a command line's words: flags where the library has arguments.
+    """Has `fail` translate messages for a command line: flags in place of arguments.
 
     Args:
-        words: a message in other words.
+        words: translates a message.
     """
     global _in_the_words_of_the_command_line
     _in_the_words_of_the_command_line = words

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, JSON, and the cache of what is built once."""
+"""Files and folders that appear whole or not at all; JSON; and the cache."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 from llm2vec_pl.errors import UserError
 
 _UNFINISHED = ".unfinished-"
-_ABANDONED_AFTER = 3 * 24 * 3600  # seconds; a build that takes longer is not known
+_ABANDONED_AFTER = 3 * 24 * 3600  # seconds; no build is known to take longer
 
 
 def cache_root() -> Path:
@@ -35,14 +35,14 @@ def fingerprint(recipe: dict[str, Any]) -> str:
 
 
 def cached_folder(name: str, recipe: dict[str, Any], write: Callable[[Path], None]) -> Path:
-    """The folder made from a recipe, from the cache where it is there.
+    """The folder made from a recipe, taken from the cache if it is there.
 
-    It is written under another name and renamed when complete: a killed run leaves nothing that
-    would be read. Of processes that want the same folder at once, as the ranks of a node do, one
-    builds it and the others wait.
+    It is written under another name and renamed when complete, so a killed run leaves nothing
+    behind that would be read. If several processes want the same folder at once, as the ranks of a
+    node do, one builds it while the others wait.
 
     Args:
-        name: what is kept, the first part of the folder's name.
+        name: says what is kept; the first part of the folder's name.
         recipe: everything that the content depends on, as JSON.
         write: fills the empty folder that it is given.
 
@@ -60,7 +60,7 @@ def cached_folder(name: str, recipe: dict[str, Any], write: Callable[[Path], Non
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time; the lock of one that was killed is free."""
+    """Lets in one process at a time; a process that is killed gives up its lock."""
     from filelock import FileLock
 
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
@@ -86,7 +86,7 @@ def _build(folder: Path, recipe: dict[str, Any], write: Callable[[Path], None]) 
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
-                f"No space left for the cache in {folder.parent}. Free some, "
+                f"No space left for the cache in {folder.parent}. Free some space, "
                 "or set the environment variable LLM2VEC_PL_CACHE to a folder on another disk."
             ) from error
         if not folder.is_dir():  # otherwise another process was faster
@@ -110,7 +110,7 @@ def _new_unfinished(root: Path) -> Path:
 def _not_writable(root: Path, error: OSError) -> UserError:
     return UserError(
         f"Cannot write the cache in {root}: {error.strerror}. "
-        "Set the environment variable LLM2VEC_PL_CACHE to a folder that can be written."
+        "Set the environment variable LLM2VEC_PL_CACHE to a writable folder."
     )
 
 
@@ -126,7 +126,7 @@ def read_json(file: Path) -> dict[str, Any]:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     except ValueError as error:
         raise UserError(
-            f"{file} is not a JSON object ({error}). Was its writing cut off?"
+            f"{file} is not a JSON object ({error}). It may be incomplete: copy or create it again."
         ) from error
 
 
@@ -137,9 +137,9 @@ def write_json(file: Path, content: dict[str, Any]) -> None:
 
 @contextmanager
 def unfinished(path: Path) -> Iterator[Path]:
-    """Where to write a file or folder, which takes the place of `path` when the block ends.
+    """Yields a path to write to; when the block ends, what was written there replaces `path`.
 
-    Where the block raises, what was at `path` stays, and what was written is deleted.
+    If the block raises, `path` stays as it was, and what was written is deleted.
     """
     new = path.with_name(f".{path.name}.unfinished-{os.getpid()}")
     remove(new)
@@ -151,9 +151,10 @@ def unfinished(path: Path) -> Iterator[Path]:
 
 
 def put_in_place(new: Path, path: Path) -> None:
-    """Puts a finished file or folder in the place of another.
+    """Replaces a file or folder with a finished one.
 
-    A folder cannot be replaced in one go: it lies aside (`before`) until the new one is there.
+    A folder cannot be replaced in one step: the old one is set aside (`before`) until the new one
+    is in place.
     """
     if not path.is_dir() and not new.is_dir():
         os.replace(new, path)
@@ -167,7 +168,7 @@ def put_in_place(new: Path, path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Deletes a file or folder that may not be there."""
+    """Deletes a file or folder, if it exists."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -175,5 +176,5 @@ def remove(path: Path) -> None:
 
 
 def before(path: Path) -> Path:
-    """Where the file or folder lies that another is about to replace."""
+    """Where a file or folder is set aside while another replaces it."""
     return path.with_name(f".{path.name}.before")

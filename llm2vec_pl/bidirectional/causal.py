@@ -1,7 +1,8 @@
-"""A causal decoder again, from a configuration that says otherwise.
+"""Makes a decoder causal again, whatever its configuration says.
 
-Full weights that were saved bidirectional say so in their `config.json`, in both spellings of the
-switch; some models say it by their own nature. `Encoder(bidirectional=False)` means neither.
+The `config.json` of a bidirectional model that was saved whole has the switch on, in both
+spellings, and some models are bidirectional from the start. `Encoder(bidirectional=False)`
+overrides both.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from llm2vec_pl.distributed import backward_within_forward
 
 
 def make_causal(config: PretrainedConfig) -> None:
-    """Turns the switch of `make_bidirectional` back in a configuration, before a model is built.
+    """Turns off the switch of `make_bidirectional` in a configuration, before a model is built.
 
-    Widths of sliding windows stay as they were for the causal decoder: those of Gemma's
-    configurations count both sides of a token while the switch is on, on disk only.
+    Sliding windows keep the width that they had in the causal decoder: while the switch is on,
+    Gemma's configurations count both sides of a token, but only on disk.
 
     Args:
         config: of any model; in a composite one, the text decoder's part is changed.
@@ -39,11 +40,12 @@ def make_causal(config: PretrainedConfig) -> None:
 
 
 def check_causal(model: nn.Module, *, length: int = 8) -> None:
-    """No token sees a later one in any layer; or an error says where.
+    """Checks that no token sees a later one in any layer.
 
     Args:
-        model: the decoder, with or without head and peft wrapper; of a sharded one, on all ranks.
-        length: tokens of the text that is tried.
+        model: the decoder, with or without head and peft wrapper; if it is sharded, call this on
+            all ranks.
+        length: tokens of the text to try.
 
     Raises:
         BidirectionalityError: names the architecture and the layers.
@@ -58,5 +60,5 @@ def check_causal(model: nn.Module, *, length: int = 8) -> None:
         raise BidirectionalityError(
             f"Training on the next token expects a causal decoder, but in "
             f"{text_config(model).model_type} tokens see later ones in {', '.join(faults)}: each "
-            "would see what it is to predict. Choose a causal model."
+            "would see what it has to predict. Choose a causal model."
         )

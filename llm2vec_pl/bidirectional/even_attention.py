@@ -1,7 +1,7 @@
-"""Attention to all that the masks leave, each as much: what a layer may see, whatever it looks at.
+"""Attention spread evenly over all that is not masked: what a layer may see, not what it looks at.
 
-A weight of attention that is too small for its number format is zero, as if a mask had made it so.
-With large queries that is most of them, in float16 above all.
+An attention weight that is too small for its number format becomes zero, as if it were masked. With
+large queries most weights do, above all in float16.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 MASKED = -5e3
-"""Scores below it are masked: masks add at most -1e4, and no query is that far from a key."""
+"""Scores below this are masked: masks add -1e4 or less, and no query is that far from a key."""
 
 
 class EvenAttention(TorchFunctionMode):
-    """While it is entered, attention of PyTorch's and in eager mode depends on the masks alone.
+    """While it is entered, sdpa and eager attention depend on the masks alone.
 
     Args:
-        length: tokens of a text; of other softmaxes, as a router's, nothing changes.
+        length: tokens of a text; softmaxes over other sizes, such as a router's, do not change.
     """
 
     def __init__(self, length: int) -> None:

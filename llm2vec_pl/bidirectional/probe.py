@@ -1,4 +1,4 @@
-"""Which tokens does each token see? Measured on the running model, by exact zeros of gradients."""
+"""Which tokens does each token see? Measured on the running model, by zero gradients."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def token_influence(
 ) -> dict[str, Tensor]:
     """Which input tokens each output token of a module depends on.
 
-    `forward` runs the same text in L rows; row i reads the output at token i. So one forward pass,
-    and one backward pass through each module alone, give all L x L answers. A gradient is exactly
-    zero where no path leads; it sees attention weights far too small to change a bfloat16 sum.
+    `forward` runs the same text in L rows, and row i is read at token i: one forward pass, and one
+    backward pass through each module alone, give all L x L answers. A gradient is exactly zero only
+    where there is no path: it shows even attention weights too small to change a bfloat16 sum.
 
     Args:
         forward: runs a model in eval mode on one text of L tokens, L times.
-        modules: what to watch, none inside another.
+        modules: which modules to watch; none may lie inside another.
         length: L, in tokens.
 
     Returns:
@@ -43,11 +43,11 @@ def token_influence(
 
 
 def influence_fault(influence: Tensor, real: Tensor) -> str | None:
-    """What is wrong with a layer that has this influence (L, L), for real tokens (L,)."""
+    """What is wrong with a layer that has this influence (L, L), given its real tokens (L,)."""
     seen = influence[real][:, real]
     if influence[real][:, ~real].any():
         return "see padding"
-    if seen.all() or not (seen.triu(1) | seen.tril(-1)).any():  # the latter: no mixing, as an MLP
+    if seen.all() or not (seen.triu(1) | seen.tril(-1)).any():  # the latter: no mixing, like an MLP
         return None
     return "see some tokens only" if seen.triu(1).any() else "see only the tokens before"
 
@@ -55,8 +55,8 @@ def influence_fault(influence: Tensor, real: Tensor) -> str | None:
 def watch(
     module: nn.Module, length: int, influences: dict[str, Tensor], name: str
 ) -> list[RemovableHandle]:
-    """Hooks that note the influence of each call of the module; of several calls, what all have."""
-    leaves: list[Tensor] = []  # the module's input; there is none when it is not made of tokens
+    """Hooks that record the module's influence; of several calls, what they have in common."""
+    leaves: list[Tensor] = []  # the module's input; empty if that is not a state per token
 
     def before(_: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         leaves.clear()
@@ -80,7 +80,7 @@ def watch(
 
 
 def influence_of(output: Tensor, leaf: Tensor, length: int) -> Tensor:
-    """The matrix (L, L) of what output token depends on what input token, from one backward."""
+    """Which output token depends on which input token, (L, L), from one backward pass."""
     own = rows_first(output, length).diagonal()  # (..., L), row i at token i
     generator = torch.Generator().manual_seed(0)
     weights = torch.randn(own.shape, generator=generator).to(own)  # no sum cancels by chance
@@ -93,7 +93,7 @@ def influence_of(output: Tensor, leaf: Tensor, length: int) -> Tensor:
 def find_states(
     args: tuple[Any, ...], kwargs: dict[str, Any], length: int
 ) -> tuple[Tensor | None, Callable[[Tensor], tuple[Any, Any]]]:
-    """The hidden states among a module's inputs, and the inputs with others in their place."""
+    """The hidden states among a module's inputs, and a function that replaces them there."""
     if args and is_states(args[0], length):
         return args[0], lambda states: ((states, *args[1:]), kwargs)
     for key in ("hidden_states", "x", "input"):
@@ -110,6 +110,6 @@ def is_states(value: Any, length: int) -> bool:
 
 
 def rows_first(states: Tensor, length: int) -> Tensor:
-    """The states with rows and tokens in front: (L, L, ...). gemma3n puts its streams there."""
+    """The states with rows and tokens in front, (L, L, ...), where gemma3n puts its streams."""
     rows = [*zip(states.shape, states.shape[1:], strict=False)].index((length, length))
     return states.movedim((rows, rows + 1), (0, 1))

@@ -1,6 +1,6 @@
 """Step 1: the decoder sees both ways (LLM2Vec, section 2.1), and the probe that proves it.
 
-`make_bidirectional` turns transformers' own switch, `config.is_causal = False`, and closes the gaps
+`make_bidirectional` sets transformers' own switch, `config.is_causal = False`, and closes the gaps
 that the switch leaves; no modelling code is replaced. `check_bidirectional` then asks the loaded
 model itself, layer by layer, which tokens each token sees.
 """
@@ -41,9 +41,9 @@ class BidirectionalityError(RuntimeError):
 
 
 def make_bidirectional(model: PreTrainedModel) -> PreTrainedModel:
-    """Every token of the decoder attends to every other, before and after it.
+    """Lets every token of the decoder attend to every other, before and after it.
 
-    Works in place, once the weights are there and before peft wraps the model; a second call
+    Works in place, once the weights are loaded and before peft wraps the model; a second call
     changes nothing. Sliding windows keep their width W on both sides, |i - j| <= W - 1, as in
     FlashAttention. The switch is saved with the configuration.
 
@@ -54,7 +54,7 @@ def make_bidirectional(model: PreTrainedModel) -> PreTrainedModel:
         The same model.
 
     Raises:
-        UserError: the architecture has no attention over the whole text.
+        UserError: if the architecture has no attention over the whole text.
 
     >>> from transformers import AutoModel, LlamaConfig
     >>> decoder = AutoModel.from_config(LlamaConfig(hidden_size=8, num_hidden_layers=1,
@@ -91,7 +91,7 @@ def text_config(model: nn.Module) -> PretrainedConfig:
 
 
 def own_configs(model: PreTrainedModel) -> None:
-    """Give the model configurations that no other model shares, in all of its modules alike."""
+    """Gives the model its own copies of its configurations, the same in all of its modules."""
     copies: dict[int, Any] = {}  # one memo: what was one object stays one object
     for module in model.modules():
         for name, value in list(vars(module).items()):
@@ -100,7 +100,7 @@ def own_configs(model: PreTrainedModel) -> None:
 
 
 def turn_switch(model: PreTrainedModel) -> None:
-    """Write both spellings of the switch: serving stacks read either the one or the other."""
+    """Writes both spellings of the switch: serving stacks read one or the other."""
     text = text_config(model)
     flag = BIDIRECTIONAL_ATTENTION_FLAG.get(text.model_type, True)
     inner = [module.config for module in model.modules() if isinstance(module, PreTrainedModel)]
@@ -112,7 +112,7 @@ def turn_switch(model: PreTrainedModel) -> None:
 
 
 def turn_modules(model: PreTrainedModel) -> None:
-    """Switch what does not read the configuration's switch, or not on every path."""
+    """Switches modules that do not read the configuration's switch, or not on every path."""
     triangular = text_config(model).model_type in TRIANGULAR_BUFFERS
     for module in model.modules():
         # nemotron and stablelm do not pass the switch on: without padding, on sdpa and flash,
@@ -125,7 +125,7 @@ def turn_modules(model: PreTrainedModel) -> None:
 
 
 def warn_of_causal_modules(model: PreTrainedModel) -> None:
-    """Say which parts of a hybrid keep reading from left to right."""
+    """Warns which parts of a hybrid keep reading from left to right."""
     causal = sorted({type(m).__name__ for m in model.modules() if is_causal_module(m)})
     if causal:
         warnings.warn(
@@ -144,12 +144,11 @@ def is_causal_module(module: nn.Module) -> bool:
 
 
 def install_symmetric_masks() -> None:
-    """Let transformers build symmetric masks for configurations with `is_causal = False`.
+    """Lets transformers build symmetric masks for configurations with `is_causal = False`.
 
-    Its own masks of that kind are wider by one than FlashAttention's in sliding layers, still
-    causal in chunked ones, and in eager attention absent without padding, which crashes mpt and
-    modernbert-decoder. Other configurations get the masks they always got. A second call changes
-    nothing.
+    Its own masks for these are one token wider than FlashAttention's in sliding layers, still
+    causal in chunked layers, and missing in eager attention without padding, which crashes mpt and
+    modernbert-decoder. Other configurations keep their usual masks. A second call changes nothing.
     """
     for name in ("eager", "sdpa", "flex_attention"):
         original = ALL_MASK_ATTENTION_FUNCTIONS[name]
@@ -159,9 +158,9 @@ def install_symmetric_masks() -> None:
 
 
 def take_masks_along(model: PreTrainedModel) -> None:
-    """Let a copy of the model in another process install the masks as it is unpickled.
+    """Lets a copy of the model in another process install the masks when it is unpickled.
 
-    The registry belongs to a process, the model's class to transformers: nothing else would
+    The registry belongs to a process and the model's class to transformers, so nothing else would
     import this module there.
     """
     for module in model.modules():
@@ -170,7 +169,7 @@ def take_masks_along(model: PreTrainedModel) -> None:
 
 
 class SymmetricMasks:
-    """What travels with a bidirectional model: unpickled, it installs the masks."""
+    """Travels with a bidirectional model, and installs the masks when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _installed_masks, ()
@@ -182,13 +181,13 @@ def _installed_masks() -> SymmetricMasks:
 
 
 def mark(wrapper: Callable[..., Any], maker: Callable[..., Any]) -> Callable[..., Any]:
-    """Notes on an entry of a registry of transformers which function of ours has wrapped it."""
+    """Records, on an entry of a registry of transformers, which of our functions wrapped it."""
     setattr(wrapper, "wrapped_by", maker)  # noqa: B010
     return wrapper
 
 
 def wraps_as(entry: Any, maker: Callable[..., Any]) -> bool:
-    """Whether an entry of a registry, or one that it wraps, has been wrapped by this function."""
+    """Whether this function wrapped an entry of a registry, or an entry inside it."""
     while entry is not None:
         if getattr(entry, "wrapped_by", None) is maker:
             return True
@@ -197,7 +196,7 @@ def wraps_as(entry: Any, maker: Callable[..., Any]) -> bool:
 
 
 def symmetric_masks(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
-    """The mask builder `original`, symmetric where the configuration asks for it."""
+    """The mask builder `original`, symmetric if the configuration asks for it."""
 
     @functools.wraps(original)
     def build(*args: Any, **kwargs: Any) -> Any:
@@ -213,7 +212,7 @@ def symmetric_masks(name: str, original: Callable[..., Any]) -> Callable[..., An
 
 
 def symmetric(mask: MaskFunction, window: int | None) -> MaskFunction:
-    """Token i sees j where either saw the other, and not further than `window` - 1 tokens."""
+    """Token i sees j if either saw the other, and if they are at most `window` - 1 tokens apart."""
 
     def sees(batch: Any, head: Any, i: Any, j: Any) -> Any:
         either = mask(batch, head, i, j) | mask(batch, head, j, i)
@@ -251,17 +250,17 @@ def accepts_position_ids(model: nn.Module) -> bool:
 
 
 def check_bidirectional(model: nn.Module, *, length: int = 8, padding: int = 3) -> None:
-    """Each token sees every other in each layer, and none sees padding; or an error says where.
+    """Checks that every token sees every other in each layer, and that none sees padding.
 
-    A decoder that silently stayed causal trains and embeds without complaint, only worse. So ask
-    the loaded weights: three forward passes over one short text, without padding, with padding on
-    the right and on the left. Layers of a hybrid that hold a causal branch are excused.
+    A decoder that silently stayed causal trains and embeds without complaint, only worse. This
+    check asks the loaded model: three forward passes over one short text, without padding, with
+    padding on the right, and on the left. In a hybrid, layers with a causal branch are exempt.
 
     Args:
         model: the decoder, with or without head and peft wrapper, on any device and in any dtype;
-            of a sharded one, on all ranks at once.
+            if it is sharded, call this on all ranks at once.
         length: tokens of the text; fewer if the attention's windows are narrower.
-        padding: padding tokens beside it.
+        padding: number of padding tokens beside it.
 
     Raises:
         BidirectionalityError: names the architecture, the layers and what is wrong with them.
@@ -290,8 +289,8 @@ def check_bidirectional(model: nn.Module, *, length: int = 8, padding: int = 3) 
 def layer_faults(model: nn.Module, attention_mask: Tensor) -> list[str]:
     """What is wrong in which layers, for one text with this mask (L,).
 
-    Large queries look at few tokens, as far as the weights' number format can tell: where something
-    seems wrong, attention that is even decides.
+    With large queries, most attention weights round to zero in their number format. If something
+    seems wrong, a second look with even attention decides.
     """
     if not _faults(model, attention_mask):
         return []
@@ -319,7 +318,7 @@ def _faults(model: nn.Module, attention_mask: Tensor) -> list[str]:
 
 
 def probe_inputs(model: Any, attention_mask: Tensor) -> dict[str, Tensor]:
-    """One random text under this mask (L,), once for each of its tokens: (L, L)."""
+    """One random text with this mask (L,), repeated once for each of its tokens: (L, L)."""
     embedding = model.get_input_embeddings().weight
     length = len(attention_mask)
     generator = torch.Generator().manual_seed(0)

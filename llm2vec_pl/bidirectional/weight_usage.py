@@ -1,9 +1,9 @@
-"""Which weights of a decoder its last hidden states depend on, asked of the model itself.
+"""Which weights of a decoder its last hidden states depend on, measured on the model itself.
 
-Not all do: towers for images and audio lie idle beside a text, an indexer picks tokens without a
-gradient, a router's bias only ranks its experts. Such weights cannot be trained, and an adapter on
-such a layer would stay what it was drawn as. One short forward pass tells, without a backward pass:
-its graph leads back to all weights that would get a gradient.
+Some weights do not count: text leaves towers for images and audio unused, an indexer picks tokens
+without a gradient, a router's bias only ranks its experts. Such weights cannot be trained, and an
+adapter on such a layer would keep its initial values. One short forward pass is enough, without a
+backward pass: its graph leads back to all weights that would get a gradient.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from torch import Tensor, nn
 from llm2vec_pl.bidirectional.switch import accepts_position_ids, text_config
 
 EXPERT = re.compile(r"\bexperts\.\d+(?=\.|$)")
-"""In a weight's name: the number of one expert among many, of which a text reaches only some."""
+"""The number of an expert in a weight's name; a text reaches only some of the experts."""
 
 
 def used_weights(decoder: nn.Module) -> set[str]:
     """The names of the parameters that a text's hidden states depend on, in training.
 
     Args:
-        decoder: with its weights, or on the meta device; not sharded. It stays as it is.
+        decoder: with its weights, or on the meta device; not sharded. It is not changed.
 
     Returns:
-        All names where the modelling code cannot run.
+        Their names; all names if the modelling code cannot run.
     """
     named = [name for name, _ in decoder.named_parameters(remove_duplicate=False)]
 
@@ -44,17 +44,17 @@ def used_weights(decoder: nn.Module) -> set[str]:
 
 
 def used_layers(decoder: nn.Module, layers: Iterable[str]) -> set[str]:
-    """Those of these layers whose output a text's hidden states depend on, in training.
+    """The layers whose output a text's hidden states depend on, in training.
 
-    A layer whose weight is used by other code, and which is never called itself, is not among them:
-    an adapter on it would not be seen.
+    A layer that is never called, because other code uses its weight, is not among them: an adapter
+    on it would have no effect.
 
     Args:
         decoder: with its weights, quantized or not, or on the meta device; not sharded.
-        layers: names of modules that map states to states.
+        layers: names of the modules to choose from, which map states to states.
 
     Returns:
-        All of them where the modelling code cannot run.
+        Names from `layers`; all of them if the modelling code cannot run.
     """
     layers = list(layers)
 
@@ -75,7 +75,7 @@ def used_layers(decoder: nn.Module, layers: Iterable[str]) -> set[str]:
 
 
 def same_expert(name: str) -> str:
-    """The name with the number of an expert taken out: experts are alike, whichever is routed to.
+    """The name without the number of an expert: all experts are alike.
 
     >>> same_expert("layers.0.mlp.experts.12.up_proj.weight")
     'layers.0.mlp.experts.*.up_proj.weight'
@@ -86,17 +86,17 @@ def same_expert(name: str) -> str:
 def _with_siblings(
     found: Callable[[nn.Module], set[str]], decoder: nn.Module, names: list[str]
 ) -> set[str]:
-    """What is found, and the other experts of which a short text has reached some."""
+    """What is found, and the other experts of a mixture of which the short text reached some."""
     try:
         with _runnable(decoder) as model:
             used = {same_expert(name) for name in found(model)}
-    except Exception:  # modelling code that looks at its data, where there is none
+    except Exception:  # modelling code that reads data where there is none
         used = set()
     return {name for name in names if same_expert(name) in used} or set(names)
 
 
 def _marking(markers: dict[str, Tensor], name: str) -> Callable[..., Any]:
-    """A hook that adds 0 to a layer's output: a leaf, to be met again in the graph."""
+    """A hook that adds 0 to a layer's output: a leaf that can be found again in the graph."""
 
     def after(_: nn.Module, args: Any, output: Any) -> Any:
         if not isinstance(output, Tensor):
@@ -137,13 +137,13 @@ def _leaves(output: Tensor) -> set[int]:
 
 @contextlib.contextmanager
 def _runnable(decoder: Any) -> Iterator[nn.Module]:
-    """The decoder in training mode, without randomness; one without data in place of what has none.
+    """The decoder in training mode; if it is quantized or has no data, a copy on the meta device.
 
-    Quantized layers rearrange their weights when they are called: they are not called here.
+    Quantized layers rearrange their weights when they are called, so they are not called here.
     """
     model = decoder
     if any(p.is_meta for p in decoder.parameters()):
-        # Experts are multiplied in groups, which without data torch can in this dtype only.
+        # Without data, torch multiplies groups of experts in this dtype only.
         model = copy.deepcopy(decoder).to("meta", torch.bfloat16)
     elif any(not p.is_floating_point() for p in decoder.parameters()):
         with torch.device("meta"):
@@ -160,7 +160,7 @@ def _runnable(decoder: Any) -> Iterator[nn.Module]:
 
 @contextlib.contextmanager
 def _training(model: nn.Module) -> Iterator[None]:
-    """Training mode, in which some modelling code takes other ways, without layers left out."""
+    """Training mode, in which some modelling code takes other paths, but without layerdrop."""
     modes = {module: module.training for module in model.modules()}
     rates = {m: m.layerdrop for m in modes if isinstance(getattr(m, "layerdrop", None), float)}
     model.train()
@@ -189,7 +189,7 @@ def _all_trained(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _runs_anywhere(config: Any) -> Iterator[None]:
-    """Runs sdpa in place of FlashAttention, which needs the model on its GPU."""
+    """Runs sdpa in place of FlashAttention, which needs the model on a GPU."""
     name = config._attn_implementation
     if "flash" in str(name):
         config._attn_implementation = "sdpa"

@@ -1,4 +1,4 @@
-"""A causal language model: where it lies, how it is read, and what is particular to it."""
+"""A causal language model: where it is, how it is read, and what is special about it."""
 
 from llm2vec_pl.decoder.architectures import (
     ATTENTION_DROPOUTS,

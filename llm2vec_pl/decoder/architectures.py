@@ -1,7 +1,7 @@
-"""What is particular to single architectures: data for step 1, no code.
+"""What is special about single architectures: data for step 1, no code.
 
-Every other decoder of transformers follows `config.is_causal = False` by itself. The keys are
-`model_type`s of text configurations, the values what an error or a warning should say.
+Every other decoder in transformers follows `config.is_causal = False` by itself. Architectures are
+named by the `model_type` of their text configuration.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ REFUSED = {
     "xlstm": "its recurrence reads from left to right and has no mask to lift",
     "reformer": "its hashed and local attention build causal masks of their own in each chunk",
     "blt": "its byte patches are cut and hashed from left to right, before any attention",
-    "deepseek_v4": "its sparse attention reads keys compressed from, and picked among, the past",
-    "cpmant": "its prompt and text segments share a mask of its own that ignores the switch",
+    "deepseek_v4": "its sparse attention reads keys that are compressed and picked from the past",
+    "cpmant": "its prompt and text segments share a mask that ignores the switch",
 }
 """Architectures that cannot see both ways, and why."""
 
@@ -30,7 +30,7 @@ CAUSAL_MODULES = (
     "RecurrentBlock",
     "CCAProjection",
 )
-"""Parts of class names of what stays causal inside a hybrid: convolutions and recurrences."""
+"""Parts of the class names of modules that stay causal in a hybrid: convolutions, recurrences."""
 
 FUSED_OUT_PROJ = (
     "BambaMixer",
@@ -39,17 +39,17 @@ FUSED_OUT_PROJ = (
     "NemotronHMamba2Mixer",
     "Zamba2MambaMixer",
 )
-"""Classes of mixers whose kernel for CUDA takes the weight of `out_proj` and never calls it."""
+"""Mixer classes whose CUDA kernel uses the weight of `out_proj` without calling the layer."""
 
 TRIANGULAR_BUFFERS = ("gpt_neo", "openai-gpt")
-"""Architectures that mask by a lower-triangular buffer named `bias` in each attention module."""
+"""Architectures that mask with a lower-triangular buffer named `bias` in each attention module."""
 
 BIDIRECTIONAL_ATTENTION_FLAG = {
     "gemma3n_text": None,  # saving would double its sliding window, reloading would not halve it
     "gemma4_text": "all",
     "gemma4_unified_text": "all",
 }
-"""What `config.use_bidirectional_attention` must say where it is not `True`; None: left alone."""
+"""What `config.use_bidirectional_attention` needs instead of `True`; None leaves it alone."""
 
 WINDOW_SIZES = (
     "sliding_window",
@@ -62,11 +62,11 @@ WINDOW_SIZES = (
 """Configuration entries that limit how far, in tokens, an attention layer looks."""
 
 ATTENTION_DROPOUTS = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
-"""Configuration entries that hold the chance of an attention weight to be dropped."""
+"""Configuration entries for the probability of dropping an attention weight."""
 
 FIXED_ATTENTION_DROPOUT = ("falcon", "persimmon")
-"""Architectures whose attention is not built with that: falcon's sdpa ignores it, persimmon's reads
-the configuration at each step, which must not keep what one stage of training wants."""
+"""Architectures whose attention dropout cannot be set for one stage of training: falcon's sdpa
+ignores it, and persimmon reads it at each step from the configuration, which is saved."""
 
 LEARNED_POSITIONS = {
     "biogpt": "max_position_embeddings",
@@ -81,5 +81,5 @@ LEARNED_POSITIONS = {
     "openai-gpt": "n_positions",
     "opt": "max_position_embeddings",
 }
-"""Architectures that have positions for so many tokens only: the configuration entry that says how
-many. Tables with an offset, as OPT's, are that much longer."""
+"""Architectures with a limited number of positions: the configuration entry that gives it. Tables
+with an offset, such as OPT's, are longer by that offset."""

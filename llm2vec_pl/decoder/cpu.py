@@ -1,4 +1,4 @@
-"""What this machine's processor is good at, and how many threads it can run."""
+"""Whether this CPU multiplies in bfloat16, and how many threads it can run."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ CONTROL_GROUPS = Path("/sys/fs/cgroup")
 
 
 CHOSEN = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-"""Variables by which a user, or a launcher, says how many threads there shall be."""
+"""Environment variables with which a user or a launcher sets the number of threads."""
 
 
 def multiplies_in_bfloat16() -> bool:
-    """Whether the CPU multiplies matrices in bfloat16 by instructions of its own.
+    """Whether the CPU has instructions that multiply matrices in bfloat16.
 
     AVX-512 BF16 or AMX on x86, BF16 on ARM. Elsewhere torch computes in float32 and casts, so
-    that bfloat16 saves memory but no time.
+    bfloat16 saves memory but no time.
     """
     if not torch.backends.mkldnn.is_available():  # oneDNN, through which torch uses them
         return False
     if platform.machine().lower() in ("aarch64", "arm64"):
-        # On x86 this says yes to any AVX-512, which only emulates it.
+        # On x86 this is true for any AVX-512, which only emulates bfloat16.
         return _ask(torch.ops.mkldnn, "_is_mkldnn_bf16_supported")
     return any(
         _ask(torch.cpu, name) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
@@ -33,7 +33,7 @@ def multiplies_in_bfloat16() -> bool:
 
 
 def _ask(place: object, question: str) -> bool:
-    """The answer of a function that another version of torch may not have."""
+    """What a function of torch answers; false if this version of torch does not have it."""
     try:
         return bool(getattr(place, question)())
     except (AttributeError, RuntimeError):
@@ -41,10 +41,10 @@ def _ask(place: object, question: str) -> bool:
 
 
 def usable_cores(root: Path = CONTROL_GROUPS) -> int:
-    """Cores that this process may use: by its affinity, and by the quota of its control group.
+    """How many cores this process may use, by its affinity and its control group's quota.
 
     Args:
-        root: where control groups are mounted; where nothing is, as on macOS, there is no quota.
+        root: where control groups are mounted. If nothing is, as on macOS, there is no quota.
     """
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
@@ -55,10 +55,10 @@ def usable_cores(root: Path = CONTROL_GROUPS) -> int:
 def limit_threads() -> None:
     """Lowers torch's number of threads to the usable cores; never raises it.
 
-    torch counts the machine's cores, of which a container may use fewer. Threads beyond those wait
-    for each other at the end of each operation, which makes a CPU several times slower.
+    torch counts the machine's cores, but a container may use fewer. Surplus threads wait for each
+    other at the end of each operation, which makes a CPU several times slower.
 
-    Nothing happens where `OMP_NUM_THREADS` or `MKL_NUM_THREADS` says how many.
+    Does nothing if `OMP_NUM_THREADS` or `MKL_NUM_THREADS` is set.
     """
     if any(os.environ.get(name) for name in CHOSEN):
         return
@@ -68,7 +68,7 @@ def limit_threads() -> None:
 
 
 def _quota(root: Path) -> float | None:
-    """Cores by the quota of the control group, version 2 or 1; None where there is no limit."""
+    """The control group's quota in cores, version 2 or 1; None if there is no limit."""
     for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
         try:
             quota, period = " ".join((root / file).read_text() for file in files).split()

@@ -1,8 +1,8 @@
-"""What weights are, whatever their folder is called: a few hexadecimal digits of their content.
+"""Fingerprints of weights: a few hexadecimal digits that depend on their content alone.
 
-An adapter is the difference to the weights that it was trained on, and wrong on any others, though
-it fits them. So what is saved names those by their fingerprint, which stays the same where a folder
-is copied, moved or cut into other files.
+An adapter is a difference from the weights that it was trained on. On others it is wrong, even if
+it fits. Saved folders therefore record those weights by their fingerprint, which stays the same
+when a folder is copied, moved or split into other files.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from typing import BinaryIO, NamedTuple
 from llm2vec_pl.errors import UserError
 
 WHOLE = 2**20
-"""Bytes up to which a tensor is read whole; of a larger one, `BLOCKS` evenly spaced blocks are."""
+"""Bytes up to which a tensor is read whole; in a larger one, only evenly spaced blocks are read."""
 
 BLOCKS = 16
 BLOCK = 4096
 
 NOT_CONTENT = ("base_model_name_or_path", "revision", "inference_mode", "auto_mapping")
-"""Entries of an adapter's configuration that change nothing in what it does."""
+"""Entries of an adapter's configuration that do not change what it computes."""
 
 
 class Origin(NamedTuple):
     """The fingerprints of what an encoder was loaded from.
 
     Args:
-        base: of the full weights.
-        adapters: of those on top of them, in the order of merging.
+        base: the fingerprint of the full weights.
+        adapters: the fingerprints of the adapters on top, in the order of merging.
     """
 
     base: str
@@ -42,10 +42,10 @@ class Origin(NamedTuple):
 
 
 def weights_fingerprint(files: Iterable[str | Path]) -> str:
-    """The fingerprint of the tensors in safetensors files, however they are shared out.
+    """The fingerprint of the tensors in safetensors files, however they are spread over the files.
 
-    Each tensor counts with its name, type and shape, and its bytes: all of them, or blocks from
-    its beginning to its end. That takes a second for a model of 7 billion weights.
+    It covers the name, type, shape and bytes of each tensor: all bytes of a small tensor, blocks
+    from beginning to end of a large one. This takes a second for a model of 7 billion weights.
 
     Raises:
         UserError: if a file cannot be read.
@@ -57,14 +57,14 @@ def weights_fingerprint(files: Iterable[str | Path]) -> str:
                 parts |= _tensors(file)
         except (OSError, ValueError, KeyError, struct.error) as error:
             raise UserError(
-                f"{path} is not a safetensors file that can be read ({error}). Was its copying "
-                "cut off?"
+                f"{path} is not a readable safetensors file ({error}). It may be incomplete: copy "
+                "or download it again."
             ) from error
     return digest(sorted(parts.items()))
 
 
 def adapter_fingerprint(folder: str | Path) -> str:
-    """The fingerprint of an adapter's weights and of what its configuration says about them."""
+    """The fingerprint of an adapter's weights and configuration."""
     from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 
     config = json.loads((Path(folder) / CONFIG_NAME).read_text())
@@ -73,7 +73,7 @@ def adapter_fingerprint(folder: str | Path) -> str:
 
 
 def digest(content: object) -> str:
-    """16 hexadecimal digits of what JSON can hold."""
+    """16 hexadecimal digits for content that JSON can hold."""
     return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
@@ -94,7 +94,7 @@ def _tensors(file: BinaryIO) -> dict[str, str]:
 
 
 def _places(size: int) -> Sequence[tuple[int, int]]:
-    """Where to read in a tensor of so many bytes: (offset, bytes)."""
+    """Which parts of a tensor of `size` bytes to read, as (offset, bytes)."""
     if size <= WHOLE:
         return [(0, size)]
     last = size - BLOCK

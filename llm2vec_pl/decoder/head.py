@@ -30,8 +30,8 @@ def split_causal_lm(model: PreTrainedModel) -> tuple[PreTrainedModel, nn.Module]
 
     The decoder is what `AutoModel` would load, so that adapters trained on it open there; in a
     composite model it is the text model without the towers of other modalities. transformers'
-    `get_decoder` and `base_model` do not always say so: on modernbert-decoder the former returns
-    the output embedding, on llama4 and mllama both return the model itself.
+    `get_decoder` and `base_model` do not always return it: on modernbert-decoder, `get_decoder`
+    returns the output embedding; on llama4 and mllama, both return the model itself.
 
     Args:
         model: from `AutoModelForCausalLM`, without a peft wrapper.
@@ -40,7 +40,7 @@ def split_causal_lm(model: PreTrainedModel) -> tuple[PreTrainedModel, nn.Module]
         The decoder, and a module from states (..., D) to raw logits (..., V).
 
     Raises:
-        ValueError: the model has no decoder inside, or no head.
+        ValueError: if the model has no decoder inside, or no head.
     """
     text = type(model.config.get_text_config(decoder=True))
     decoder = next(
@@ -67,10 +67,10 @@ def split_causal_lm(model: PreTrainedModel) -> tuple[PreTrainedModel, nn.Module]
 def head_logits(hidden_states: Tensor, lm_head: nn.Module, config: PretrainedConfig) -> Tensor:
     """The logits that the causal language model itself would give for these states.
 
-    Many architectures scale or bound what their head returns; which, is in the configuration.
+    Many architectures scale or bound what their head returns, as their configuration says.
 
     Args:
-        hidden_states: last states of the decoder, (M, D).
+        hidden_states: the decoder's last hidden states, (M, D).
         lm_head: the head from `split_causal_lm`.
         config: the decoder's configuration.
 
@@ -79,7 +79,7 @@ def head_logits(hidden_states: Tensor, lm_head: nn.Module, config: PretrainedCon
     """
     config = config.get_text_config(decoder=True)
     dtype = next(lm_head.parameters()).dtype
-    if dtype.is_floating_point:  # hy_v4 keeps its head in float32 beside bfloat16 layers
+    if dtype.is_floating_point:  # hy_v4's head is in float32, its layers in bfloat16
         hidden_states = hidden_states.to(dtype)
     logits: Tensor = lm_head(hidden_states) * logit_factor(config)  # (M, V)
     for name in SOFT_CAPS:
@@ -89,7 +89,7 @@ def head_logits(hidden_states: Tensor, lm_head: nn.Module, config: PretrainedCon
 
 
 def logit_factor(config: PretrainedConfig) -> float:
-    """What the architecture multiplies its logits by; 1.0 for most."""
+    """The factor by which the architecture multiplies its logits; 1.0 for most."""
     factor = 1.0
     for name in FACTORS:
         if config.model_type not in IGNORES_ITS_FACTOR:

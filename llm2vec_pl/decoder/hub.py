@@ -9,7 +9,7 @@ _SNAPSHOT = re.compile(r"models--(?P<name>[^/]+)/snapshots/(?P<commit>[0-9a-f]{4
 
 
 def fetch(name: str, file: str, revision: str | None = None, subfolder: str = "") -> Path | None:
-    """The path of a file, downloaded where the cache lacks it; None where there is no such file.
+    """The path of a file, downloaded if the cache lacks it; None if it does not exist.
 
     Args:
         name: folder or hub name.
@@ -18,7 +18,7 @@ def fetch(name: str, file: str, revision: str | None = None, subfolder: str = ""
         subfolder: where in the folder or repository the file lies.
 
     Raises:
-        OSError: if there is no such repository or revision.
+        OSError: if the repository or revision does not exist.
     """
     from transformers.utils import cached_file
 
@@ -34,7 +34,7 @@ def fetch(name: str, file: str, revision: str | None = None, subfolder: str = ""
 
 
 def known_to_be_absent(name: str, file: str, revision: str | None) -> bool:
-    """Whether a file that `fetch` did not find is not there, rather than out of reach."""
+    """Whether a file that `fetch` did not find does not exist, rather than being out of reach."""
     from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
     from huggingface_hub.constants import is_offline_mode
 
@@ -44,7 +44,7 @@ def known_to_be_absent(name: str, file: str, revision: str | None) -> bool:
 
 
 def commit_of(file: Path | None) -> str | None:
-    """The commit that a file of the hub's cache belongs to; None of any other file."""
+    """The commit that a file in the hub's cache belongs to; None for any other file."""
     match = _SNAPSHOT.search(file.as_posix()) if file else None
     return match["commit"] if match else None
 

@@ -1,4 +1,4 @@
-"""The layers of a decoder, whatever its architecture calls them, and a mode that they share."""
+"""The layers of a decoder, whatever its architecture calls them, and evaluation mode."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 
 def decoder_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The model's outermost lists of layers, by name; those of other modalities lie idle."""
+    """The layers in the model's outermost lists, by name; some may serve other modalities only."""
     lists: dict[str, nn.ModuleList] = {}
     for name, module in model.named_modules():
         nested = any(name.startswith(f"{outer}.") for outer in lists)
@@ -22,10 +22,10 @@ def decoder_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards each module is in the mode it was in.
+    """Puts a model in eval mode inside, and each module back in its former mode afterwards.
 
-    It may be entered by several threads at once, and for a part of a model within the whole: a
-    module gets its mode back when the last that evaluates it is done.
+    Several threads may enter it at once, and a part of a model may be entered within the whole: a
+    module gets its mode back when the last block that evaluates it ends.
     """
     modules = list(model.modules())
     with _counting:
@@ -47,9 +47,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @dataclass
 class _Held:
-    """A module in eval mode: the mode it was in, and how many evaluate it."""
+    """A module in eval mode: its former mode, and how many blocks evaluate it."""
 
-    module: nn.Module  # kept alive, so that no other gets its id
+    module: nn.Module  # kept alive, so that no other module gets its id
     training: bool
     count: int = 0
 

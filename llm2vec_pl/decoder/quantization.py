@@ -1,6 +1,6 @@
 """Frozen weights in 4 or 8 bits, by bitsandbytes (QLoRA, Dettmers et al. 2023).
 
-"int8_dynamic" is another thing, for encoding: `int8_dynamic.py`.
+"int8_dynamic" is something else, for encoding: see `encoder/int8_dynamic.py`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ BITSANDBYTES = ("nf4", "int8")
 
 
 def quantization_config(kind: Quantization, dtype: torch.dtype, device: torch.device) -> Any:
-    """What transformers needs to quantize the weights as it reads them.
+    """The configuration with which transformers quantizes weights as it reads them.
 
     The linear layers of the decoder are quantized, the language modelling head is not.
 
     Args:
-        kind: "nf4", 4 bits that are quantized twice, or "int8".
-        dtype: of the weights that stay as they are, and of the computation on a CPU.
+        kind: "nf4" (4 bits, with double quantization) or "int8".
+        dtype: of the weights that are not quantized, and of the computation on a CPU.
         device: on CUDA the 4-bit layers compute in bfloat16.
 
     Raises:
@@ -35,7 +35,8 @@ def quantization_config(kind: Quantization, dtype: torch.dtype, device: torch.de
         import bitsandbytes  # noqa: F401
     except ImportError as error:
         raise UserError(
-            f"--encoder.quantization {kind} needs bitsandbytes ({error}): pip install bitsandbytes."
+            f"`quantization={kind!r}` needs bitsandbytes, which cannot be imported ({error}). "
+            "Install it: pip install bitsandbytes."
         ) from error
     if kind == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
@@ -50,9 +51,9 @@ def quantization_config(kind: Quantization, dtype: torch.dtype, device: torch.de
 def keep_unpacked(decoder: nn.Module) -> None:
     """Keeps 4-bit layers from rewriting their weights in evaluation mode on a CPU.
 
-    Where the CPU multiplies in bfloat16, bitsandbytes lays the weights out anew the first time
-    such a layer runs in evaluation mode. That is faster, but another computation than in training,
-    it goes silently wrong with the gathered weights of FSDP2, and it fails on narrow layers.
+    On a CPU that multiplies in bfloat16, bitsandbytes rearranges the weights the first time such a
+    layer runs in evaluation mode. That is faster, but it computes differently from training, goes
+    silently wrong with weights that FSDP2 has gathered, and fails on narrow layers.
     """
     for module in decoder.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):

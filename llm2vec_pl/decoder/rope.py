@@ -1,9 +1,9 @@
-"""Rotary positions that depend on the length of a text, taken from its own length.
+"""Rotary positions that depend on the length of a text: each text gets those of its own length.
 
-longrope turns faster frequencies into slower ones where a text is longer than the context that the
-model was first trained on, dynamic NTK scaling slows them down further with each token beyond it.
-transformers looks at the longest text of a batch, and of the batches before: the embedding of one
-text would depend on others.
+When a text is longer than the context that the model was first trained on, longrope switches to
+slower frequencies, and dynamic NTK scaling slows them down further with each token. transformers
+goes by the longest text in the batch and in earlier batches, so the embedding of one text would
+depend on others.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from torch import Tensor, nn
 
 LONGROPE, DYNAMIC = "longrope", "dynamic"
 
-_one_at_a_time = threading.Lock()  # the frequencies lie in the module while it runs
+_one_at_a_time = threading.Lock()  # a module holds the frequencies while it runs
 
 
 def use_own_lengths(decoder: nn.Module) -> None:
-    """Lets each text have the rotary positions that it has alone, in every batch; in place.
+    """Gives each text in a batch the rotary positions that it has alone; in place.
 
-    It goes on holding in a copy and in another process.
+    This also holds for copies of the decoder and in other processes.
 
     Args:
-        decoder: with or without a LoRA; one whose positions do not depend on lengths is left alone.
+        decoder: with or without a LoRA; left alone if its positions do not depend on lengths.
     """
     for module in decoder.modules():
         if any(_depends_on_length(kind) for kind in _kinds(module)):
@@ -39,9 +39,9 @@ def use_own_lengths(decoder: nn.Module) -> None:
 def _forward(
     module: Any, x: Tensor, position_ids: Tensor, layer_type: str | None = None, **kwargs: Any
 ) -> Any:
-    """What the rotary module returns for the positions (..., L) of texts, each by its length.
+    """What the rotary module returns for positions (..., L), each text by its own length.
 
-    Texts laid end to end in a row are told by their positions, which begin at 0.
+    Where several texts lie end to end in a row, each one begins at position 0.
     """
     by_type = {} if layer_type is None else {"layer_type": layer_type}
     run = functools.partial(type(module).forward, module, x, **by_type, **kwargs)
@@ -79,7 +79,7 @@ def lengths(position_ids: Tensor) -> Tensor:
     """The length of the text that each token belongs to, (..., L).
 
     Args:
-        position_ids: that begin at 0 with each text, (..., L).
+        position_ids: (..., L), beginning at 0 in each text.
 
     >>> lengths(torch.tensor([[0, 1, 2, 0, 1], [0, 0, 0, 1, 1]])).tolist()
     [[3, 3, 3, 2, 2], [1, 1, 2, 2, 2]]
@@ -108,7 +108,7 @@ def _original_context(module: Any, layer_type: str | None) -> int:
 
 
 def _forget_longer_texts(module: Any, layer_type: str | None) -> None:
-    """Puts back the frequencies of texts within the original context."""
+    """Restores the frequencies for texts within the original context."""
     prefix = "" if layer_type is None else f"{layer_type}_"
     frequencies = getattr(module, f"{prefix}inv_freq")
     original = getattr(module, f"{prefix}original_inv_freq").to(frequencies.device)
@@ -117,9 +117,9 @@ def _forget_longer_texts(module: Any, layer_type: str | None) -> None:
 
 
 def _where(which: Tensor, chosen: Any, other: Any) -> Any:
-    """Tensors (..., L, E), or tuples of them, of some tokens (..., L) and of the others."""
+    """`chosen` at the tokens that `which` (..., L) marks, else `other`; (..., L, E), or tuples."""
     if isinstance(chosen, tuple):
         return tuple(_where(which, *pair) for pair in zip(chosen, other, strict=True))
-    while which.dim() >= chosen.dim():  # the same positions thrice, as for images
+    while which.dim() >= chosen.dim():  # the same positions three times, as for images
         which = which[0]
     return torch.where(which.unsqueeze(-1), chosen, other)

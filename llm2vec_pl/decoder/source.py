@@ -1,4 +1,4 @@
-"""Where the parts of an encoder lie, and how they are read: configuration, tokenizer, weights."""
+"""Finds the parts of an encoder and reads them: configuration, tokenizer, weights."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ class Source:
 
     Args:
         base: folder or hub name of full weights.
-        revision: of the base; its commit, where that is known.
-        adapters: folders of adapters, in the order of merging. Those from the hub lie in its cache.
-        tokenizer: folder or hub name of the tokenizer: what was named, unless that is an adapter
-            without one.
-        folder: the folder that an earlier stage of ours has left, if that is what was named.
-        tokenizer_revision: of the tokenizer; its commit, where that is known.
-        trained_on: the fingerprints of the base that adapters say they were trained on, as
-            (adapter, fingerprint).
-        named: folder or hub name that was named, and its revision; the tokenizer's if None.
+        revision: of the base; its commit, if known.
+        adapters: folders of adapters, in the order of merging. Those from the hub are in its cache.
+        tokenizer: folder or hub name of the tokenizer: what the user named, unless that is an
+            adapter without one.
+        folder: the folder of an earlier stage, if the user named one.
+        tokenizer_revision: of the tokenizer; its commit, if known.
+        trained_on: (adapter, fingerprint of the base that it was trained on) for each adapter that
+            records it.
+        named: folder or hub name that the user gave, and its revision; the tokenizer's if None.
     """
 
     base: str
@@ -72,12 +72,12 @@ class Source:
 
     @property
     def name(self) -> str:
-        """What was named, as a user would write it: a folder in full, not the recipe's."""
+        """What the user named, as they would write it: a run's folder in full, not its recipe's."""
         return _shown(self.named[0] if self.named else self.tokenizer)
 
     @property
     def name_revision(self) -> str | None:
-        """The revision of what was named; its commit, where that is known."""
+        """The revision of what the user named; its commit, if known."""
         return self.named[1] if self.named else self.tokenizer_revision
 
 
@@ -89,8 +89,8 @@ def locate(name: str, revision: str | None = None) -> Source:
     """Follows a name or folder down to full weights and the adapters on top of them.
 
     An adapter may name another adapter as its base, as the reference's folders do (MNTP, then
-    SimCSE or supervised): they are merged from the lowest to the highest. Adapters are fetched
-    from the hub; of full weights, no more than the configuration.
+    SimCSE or supervised): they are merged from the bottom up. From the hub, adapters are fetched
+    whole, and of full weights only the configuration.
 
     Args:
         name: `tiny`, a folder, or a hub name; of a model or of an adapter. A recipe's folder,
@@ -98,7 +98,7 @@ def locate(name: str, revision: str | None = None) -> Source:
         revision: branch, tag or commit of a hub name.
 
     Raises:
-        UserError: if there is no such folder, or a part of it is missing.
+        UserError: if the folder does not exist, or a part of it is missing.
     """
     if name == "tiny":
         return Source(str(TINY), None, (), str(TINY))
@@ -130,40 +130,42 @@ def locate_adapter(name: str) -> Source:
     Raises:
         UserError: if there is no such adapter.
     """
-    name, revision = _folder_or_hub_name(*split_revision(name), flag="--encoder.adapters")
+    name, revision = _folder_or_hub_name(*split_revision(name), argument="`adapters`")
     try:
         config = fetch_adapter_config(name, revision)
         if config is None:
             raise UserError(
-                f"--encoder.adapters: {name} is no adapter: it has no adapter_config.json. Full "
-                "weights go in --encoder.model_name."
+                f"`adapters`: {name} is not an adapter, as it has no adapter_config.json. Give "
+                "full weights as `model_name`."
             )
         revision = _pinned(name, revision, config)
         folder = fetch_adapter(name, revision, config)
         settings = settings_of(name, revision)
     except OSError as error:
-        raise _not_found(name, error) from error
+        raise _not_found(name, error, "`adapters`: expected a folder with an adapter") from error
     return Source("", None, (folder,), name, None, revision, _trained_on(folder, settings))
 
 
 def _folder_or_hub_name(
-    name: str, revision: str | None, flag: str = "--encoder.model_name"
+    name: str, revision: str | None, argument: str = "`model_name`"
 ) -> tuple[str, str | None]:
     folder = newest_run(Path(name).expanduser())
     if folder.parts[:1] == ("runs",) and not any(folder.glob("*config.json")):
         raise UserError(
-            f"{flag}: there is no finished run in {name}. Train that stage first "
-            "(recipes/mntp.py leaves its own in runs/mntp), or name another start, as `tiny`."
+            f"{argument}: there is no finished run in {name}. Train that stage first "
+            "(recipes/mntp.py leaves its run in runs/mntp), or start from another model, such as "
+            "`tiny`."
         )
     if folder.is_dir():
         return str(folder.resolve()), None
     if _looks_like_a_path(name):
-        raise UserError(f"{flag}: there is no folder {name}.{_nearest(folder)}")
+        hint = _nearest(folder) or " Check the path."
+        raise UserError(f"{argument}: there is no folder {name}.{hint}")
     return name, revision
 
 
 def read_config(source: Source, trust_remote_code: bool = False) -> PretrainedConfig:
-    """The base's configuration: of the text model, where the model reads images too.
+    """The base's configuration; if it reads images too, that of its text model.
 
     Raises:
         UserError: if it cannot be found or read.
@@ -181,7 +183,7 @@ def read_config(source: Source, trust_remote_code: bool = False) -> PretrainedCo
 
 
 def read_tokenizer(source: Source, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer.
+    """The encoder's tokenizer.
 
     Raises:
         UserError: if it cannot be found or read.
@@ -196,20 +198,20 @@ def read_tokenizer(source: Source, trust_remote_code: bool = False) -> PreTraine
         )
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"--encoder.model_name: {source.tokenizer} has no tokenizer that can be read "
-            f"({_first_line(error)})."
+            f"`model_name`: {source.tokenizer} has no tokenizer that can be read "
+            f"({_first_line(error)}). Name a model that comes with one."
         ) from error
     return tokenizer
 
 
 def read_settings(source: Source) -> dict[str, Any]:
-    """`llm2vec_config.json` of what was named; empty where there is none."""
+    """`llm2vec_config.json` of what the user named; empty if there is none."""
     name, revision = source.named or (source.tokenizer, source.tokenizer_revision)
     return settings_of(name, revision)
 
 
 def weight_files(source: Source) -> list[str]:
-    """The safetensors files of the base, fetched where the hub's cache lacks them."""
+    """The safetensors files of the base, fetched if the hub's cache lacks them."""
     from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
     from transformers.utils.hub import get_checkpoint_shard_files
 
@@ -223,7 +225,7 @@ def weight_files(source: Source) -> list[str]:
 
 
 def rendered_template(source: Source) -> str | None:
-    """The chat template as an earlier stage has rendered it; None where there is none."""
+    """The chat template as an earlier stage rendered it; None if there is none."""
     rendered = read_settings(source).get("rendered_template")
     return rendered if isinstance(rendered, str) else None
 
@@ -238,19 +240,19 @@ def require_weights(base: str) -> None:
     if folder.is_dir() and not any(folder.glob("*.safetensors")):
         found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
         raise UserError(
-            f"--encoder.model_name: {base} has no weights (*.safetensors), only {found}. Name a "
-            "folder that has them, or set --encoder.random_weights true to train from scratch."
+            f"`model_name`: {base} has no weights (*.safetensors): it holds {found}. Name a folder "
+            "that has them, or set `random_weights=True` to train from scratch."
         )
 
 
 def _follow(name: str, revision: str | None, adapter_config: Path) -> Source:
-    """The parts of an adapter: its base with what lies on that, its earlier adapters, itself."""
+    """The parts of an adapter: its base and the adapters on that, its earlier adapters, itself."""
     settings = settings_of(name, revision)
     folder = stage_folder(name, revision)
     below = _base_of(name, adapter_config, settings, folder)
     earlier = earlier_adapters(name, revision, settings, folder)
     own = fetch_adapter(name, revision, adapter_config)
-    # By its folder: offline, transformers finds no tokenizer on the hub without a config.json.
+    # Name its folder: offline, transformers finds no hub tokenizer without a config.json.
     tokenizer_files = [fetch(name, file, revision) for file in TOKENIZER_FILES]
     has_tokenizer = any(tokenizer_files)
     return Source(
@@ -273,26 +275,26 @@ def _base_of(
     base = settings.get("base_model") or config.get("base_model_name_or_path")
     if not base:
         raise UserError(
-            f"The adapter {name} does not say what it was trained on. Name that with "
-            f"--encoder.model_name, and the adapter with --encoder.adapters."
+            f"The adapter {name} does not say what it was trained on. Give that as `model_name`, "
+            "and the adapter in `adapters`."
         )
     revision = settings.get("base_revision") or config.get("revision")
     lineage = read_json(folder / LINEAGE) if folder else {}
     if revision is None and lineage.get("base_model") == base:
-        revision = lineage.get("revision")  # folders from before the adapter said it
+        revision = lineage.get("revision")  # older folders, whose adapter does not say
     try:
         return locate(base, revision)
     except UserError as error:
         raise UserError(
-            f"The adapter {name} was trained on {base}, which cannot be opened: {error} If it "
-            f'lies elsewhere now, write where as "base_model" in {SETTINGS} or '
-            '"base_model_name_or_path" in adapter_config.json, or name it with '
-            "--encoder.model_name and the adapter with --encoder.adapters."
+            f"The adapter {name} was trained on {base}, which cannot be opened: {error} If it is "
+            f'somewhere else now, write its place as "base_model" in {SETTINGS} or as '
+            '"base_model_name_or_path" in adapter_config.json, or give it as `model_name` and the '
+            "adapter in `adapters`."
         ) from error
 
 
 def _pinned(name: str, revision: str | None, file: Path | None) -> str | None:
-    """The commit of a hub name, which stays when a branch or tag moves."""
+    """The commit of a hub name, which does not move as a branch or a tag may."""
     return None if Path(name).is_dir() else commit_of(file) or revision
 
 
@@ -313,10 +315,14 @@ def _nearest(folder: Path) -> str:
     return f" Did you mean {folder.parent / match[0]}?" if match else ""
 
 
-def _not_found(name: str, error: Exception) -> UserError:
+def _not_found(
+    name: str,
+    error: Exception,
+    expected: str = "`model_name`: expected `tiny`, a folder with a model",
+) -> UserError:
     return UserError(
-        f"--encoder.model_name: {name} is neither `tiny`, nor a folder with a model, nor a model "
-        f"that the hub gave us ({_first_line(error)})."
+        f"{expected} or the name of one on the hub, but {name} cannot be opened "
+        f"({_first_line(error)}). Check the name, and the network if it is on the hub."
     )
 
 

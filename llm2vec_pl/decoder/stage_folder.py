@@ -1,4 +1,4 @@
-"""What lies in the folder of a model, an adapter or a stage, on disk or on the hub."""
+"""The contents of the folder of a model, an adapter or a stage, on disk or on the hub."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from llm2vec_pl.files import read_json
 SETTINGS = "llm2vec_config.json"
 LINEAGE = "lineage.json"
 EARLIER = "adapters"
-ENCODER = "encoder"  # the folder of a run that holds what it has trained
+ENCODER = "encoder"  # in a run's folder, holds the encoder that it trained
 
 
 def newest_run(folder: Path) -> Path:
-    """The encoder that the newest run has left, in `runs/RECIPE` or `runs/RECIPE/version_N`.
+    """The encoder of the newest run in `runs/RECIPE` or `runs/RECIPE/version_N`.
 
-    Any other folder is the encoder itself.
+    Any other folder is returned as it is.
     """
     if (folder / ENCODER).is_dir():
         return folder / ENCODER
@@ -29,12 +29,12 @@ def newest_run(folder: Path) -> Path:
 
 
 def is_stage(folder: Path) -> bool:
-    """Whether a folder is one that `save_encoder` wrote."""
+    """Whether `save_encoder` wrote this folder."""
     return (folder / LINEAGE).is_file()
 
 
 def adapter_settings(folder: str) -> dict[str, Any]:
-    """What an adapter's folder says about how it was trained; empty where it is not of ours."""
+    """What an adapter's folder records about its training; empty if it is not one of ours."""
     settings = read_json(Path(folder) / SETTINGS)
     if settings and "quantization" not in settings:  # from before this was recorded
         stages = read_json(Path(folder) / LINEAGE).get("stages") or [{}]
@@ -43,7 +43,7 @@ def adapter_settings(folder: str) -> dict[str, Any]:
 
 
 def settings_of(name: str, revision: str | None) -> dict[str, Any]:
-    """`llm2vec_config.json` of a folder or hub name; empty where there is none."""
+    """`llm2vec_config.json` of a folder or hub name; empty if there is none."""
     file = fetch(name, SETTINGS, revision)
     if file is None:
         return {}
@@ -55,9 +55,9 @@ def settings_of(name: str, revision: str | None) -> dict[str, Any]:
 
 
 def stage_folder(name: str, revision: str | None) -> Path | None:
-    """The folder of a stage of ours, from the hub too; None of anything else."""
+    """The folder of one of our stages, on disk or fetched from the hub; None for anything else."""
     if not Path(name).is_dir() and fetch(name, SETTINGS, revision) is None:
-        return None  # spares most models on the hub another question
+        return None  # saves a second request for most models on the hub
     lineage = fetch(name, LINEAGE, revision)
     return lineage.parent if lineage else None
 
@@ -65,7 +65,7 @@ def stage_folder(name: str, revision: str | None) -> Path | None:
 def earlier_adapters(
     name: str, revision: str | None, settings: dict[str, Any], folder: Path | None
 ) -> list[str]:
-    """The folders of the adapters that a stage has merged before it trained its own."""
+    """The folders of the adapters that a stage merged before it trained its own."""
     recorded = settings.get("earlier_adapters")
     found: list[str] = []
     for i in itertools.count() if recorded is None else range(len(recorded)):
@@ -77,8 +77,8 @@ def earlier_adapters(
         if recorded is not None or not _is_complete(name, revision, where, folder, found):
             raise UserError(
                 f"{name} was trained on top of an earlier adapter, but its {where} is missing. "
-                "Copy the whole folder; of a hub name, fetch it once with a network: hf download "
-                f"{name}."
+                "Copy the whole folder; if it is on the hub, download it while online: hf "
+                f"download {name}."
             )
         break
     return found
@@ -87,7 +87,7 @@ def earlier_adapters(
 def _is_complete(
     name: str, revision: str | None, where: str, folder: Path | None, found: list[str]
 ) -> bool:
-    """Whether a folder that does not count its earlier adapters has no more than were found."""
+    """Whether all earlier adapters were found, in a folder that does not record how many it has."""
     if found or known_to_be_absent(name, f"{where}/adapter_config.json", revision):
         return True
     stages = read_json(folder / LINEAGE).get("stages", []) if folder else []
@@ -95,25 +95,24 @@ def _is_complete(
 
 
 def fetch_adapter_config(name: str, revision: str | None, subfolder: str = "") -> Path | None:
-    """By this file an adapter is known; None where there is none."""
+    """The file that marks an adapter; None if there is none."""
     return fetch(name, "adapter_config.json", revision, subfolder)
 
 
 def fetch_adapter(name: str, revision: str | None, config: Path, subfolder: str = "") -> str:
-    """The folder of an adapter with all that belongs to it."""
+    """The folder of an adapter, with all of its files fetched."""
     if fetch(name, "adapter_model.safetensors", revision, subfolder) is None:
         raise UserError(
             f"The adapter {'/'.join(filter(None, [name, subfolder]))} has no "
-            "adapter_model.safetensors, and other formats may run code when they are read. Open "
-            "it with peft where you trust it, and save it again: save_pretrained writes "
-            "safetensors."
+            "adapter_model.safetensors, and other formats may run code when they are read. If you "
+            "trust it, open it with peft and save it again: save_pretrained writes safetensors."
         )
     fetch(name, SETTINGS, revision, subfolder)
     return str(config.parent)
 
 
 def _encoder_flags(stage: dict[str, Any]) -> dict[str, Any]:
-    """The `--encoder` flags of a stage in the lineage, where it has them."""
+    """The `--encoder` flags of a stage in the lineage, if it has any."""
     config = stage.get("config")
     flags = config.get("encoder") if isinstance(config, dict) else None
     return flags if isinstance(flags, dict) else {}

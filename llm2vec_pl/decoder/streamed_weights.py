@@ -1,8 +1,8 @@
 """Weights that stream from disk into a sharded decoder, each rank reading its own rows.
 
-The model is built without memory (PyTorch's meta device), sharded, and then filled: of each matrix
-a rank reads the rows that it keeps, straight from the safetensors files. It never holds more than
-its share of the weights, and the pages of one file.
+The model is built without memory (on PyTorch's meta device), sharded, and then filled: each rank
+reads its own rows of each matrix straight from the safetensors files. It never holds more than its
+share of the weights and the pages of one file.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Slot = tuple[nn.Module, str]
 
 
 class WeightFiles:
-    """The safetensors files of a model, and which of its parameters lies in which.
+    """The safetensors files of a model, and which parameters each of them holds.
 
     Args:
-        files: by the path of the file, {parameter: name in the file}.
+        files: for the path of each file, {parameter: its name in the file}.
     """
 
     def __init__(self, files: dict[str, dict[str, str]]) -> None:
@@ -36,7 +36,7 @@ class WeightFiles:
         """The files of a source, from a folder or the hub.
 
         Returns:
-            None where they do not hold just what the model has, by name and shape: transformers
+            None if they do not hold exactly the model's weights, by name and shape: transformers
             converts some architectures, such as mixtures of experts, while it reads them.
         """
         from safetensors import safe_open
@@ -70,7 +70,7 @@ class WeightFiles:
             places: where each parameter is, by its name in the causal language model.
             device: where the weights go.
         """
-        filled: dict[int, nn.Parameter] = {}  # a tied one once
+        filled: dict[int, nn.Parameter] = {}  # a tied weight is filled once
         unfilled = {id(p): p for p in (getattr(*place) for place in places.values())}
         for name, rows in self._slices():
             if name not in places:
@@ -95,7 +95,7 @@ class WeightFiles:
 
 
 def slots_of(model: nn.Module) -> dict[str, Slot]:
-    """Where a model's parameters are; they are found there when a LoRA has wrapped the modules."""
+    """Where a model's parameters are, which stays true once a LoRA has wrapped the modules."""
     return {
         f"{prefix}.{name}" if prefix else name: (module, name)
         for prefix, module in model.named_modules()
@@ -130,7 +130,7 @@ def _is_converted(model: PreTrainedModel) -> bool:
         return True
     try:
         return bool(get_model_conversion_mapping(model, add_legacy=False))
-    except TypeError:  # an earlier or later transformers: names and shapes still tell
+    except TypeError:  # another version of transformers: names and shapes are compared anyway
         return False
 
 

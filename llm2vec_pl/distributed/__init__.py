@@ -1,4 +1,4 @@
-"""Several processes: what they gather, and the weights that they share out (FSDP2)."""
+"""Several processes: gathering tensors from all ranks, and sharding weights (FSDP2)."""
 
 from llm2vec_pl.distributed.gather import Repeated, gather_rows, mean_over_ranks, row_counts, world
 from llm2vec_pl.distributed.optimizer_settings import resumed_settings

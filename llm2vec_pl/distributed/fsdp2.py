@@ -1,4 +1,4 @@
-"""`--trainer.strategy fsdp2`: Lightning's ModelParallelStrategy with the right defaults for us."""
+"""`--trainer.strategy fsdp2`: Lightning's ModelParallelStrategy with our defaults."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from llm2vec_pl.distributed.sharding import gathered_state
 class FSDP2(ModelParallelStrategy):
     """Shards the decoder over all devices (data parallel), without tensor parallelism.
 
-    Checkpoints hold trained weights only, and optimizer states by the names of parameters: one
-    that DDP or a single device wrote opens here, and the other way round.
+    Checkpoints hold only the trained weights, and optimizer states by the names of parameters. A
+    checkpoint that DDP or a single device wrote opens here, and the other way round.
 
     Args:
-        save_distributed_checkpoint: write a folder with a file per rank, which gathers nothing;
-            otherwise one file.
-        process_group_backend: of torch.distributed; the device's own if null.
-        timeout: of a collective operation.
+        save_distributed_checkpoint: write a folder with one file per rank, which gathers nothing;
+            otherwise a single file.
+        process_group_backend: backend of torch.distributed; the device's own if null.
+        timeout: of collective operations.
     """
 
     strategy_name = "fsdp2"
@@ -57,12 +57,12 @@ class FSDP2(ModelParallelStrategy):
             strategy_registry.register(cls.strategy_name, cls, description=cls.__doc__)
 
     def setup_environment(self) -> None:
-        """All processes hold a share each."""
+        """Gives each process a share of the weights."""
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 
     def setup(self, trainer: Trainer) -> None:
-        """Gathers weights in evaluation without inference mode, whose tensors cannot be trained."""
+        """Turns off inference mode for evaluation: weights gathered in it could not be trained."""
         for loop in (
             trainer.fit_loop.epoch_loop.val_loop,
             trainer.validate_loop,
@@ -75,14 +75,14 @@ class FSDP2(ModelParallelStrategy):
     # Checkpoints: what is written ---------------------------------------------------------------
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """The trained weights: whole and on rank 0 only, or this rank's share for a folder."""
+        """The trained weights: whole, on rank 0 only; or this rank's share, for a folder."""
         assert self.model is not None
         if not self._save_distributed_checkpoint:
             return gathered_state(self.model, trained_only=True)  # type: ignore[no-any-return]
         return {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """The optimizer's state by the names of parameters; every rank must ask for it."""
+        """The optimizer's state by the names of parameters; every rank must call this."""
         assert self.model is not None
         optimizer = _plain(optimizer)
         names = _names(self.model)
@@ -121,7 +121,7 @@ class FSDP2(ModelParallelStrategy):
         return True
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> Any:
-        """The content of a file, or of a folder with as much as this rank holds."""
+        """The content of a file, or this rank's share of a folder."""
         path = Path(self.broadcast(checkpoint_path))
         if not is_shards(path):
             return self.checkpoint_io.load_checkpoint(
@@ -140,10 +140,13 @@ class FSDP2(ModelParallelStrategy):
             if name in own:
                 own[name].copy_(_like(value, own[name]))
             elif strict:
-                raise KeyError(f"The checkpoint has {name}, which the model has not.")
+                raise KeyError(
+                    f"The checkpoint has {name}, but the model does not. Resume with the arguments "
+                    "of the run that wrote it."
+                )
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Gives the optimizers their states back, those of parameters that are there."""
+        """Restores the optimizers' states, for the parameters that exist."""
         assert self.model is not None
         parameters = {name: p for p, name in _names(self.model).items()}
         for optimizer, loaded in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
@@ -159,13 +162,13 @@ def _restore(optimizer: Optimizer, loaded: dict[str, Any], parameters: dict[str,
             values = loaded["state"].get(names[p], {})
             if values:
                 optimizer.state[p] = {key: _like(value, p) for key, value in values.items()}
-            if "step" in values:  # a fused optimizer counts on the device, another on the CPU
+            if "step" in values:  # a fused optimizer counts on the device, others on the CPU
                 device = p.device if group.get("fused") else "cpu"
                 optimizer.state[p]["step"] = torch.as_tensor(values["step"]).to(device)
 
 
 def _like(value: Any, p: Tensor) -> Any:
-    """A whole value as the shards of a parameter's."""
+    """A whole value, sharded like the parameter if it has the same shape."""
     if not isinstance(value, Tensor) or value.shape != p.shape:
         return value
     if isinstance(p, DTensor) and not isinstance(value, DTensor):
@@ -181,6 +184,6 @@ def _names(module: torch.nn.Module) -> dict[Any, str]:
 
 
 def _plain(optimizer: Any) -> Optimizer:
-    """Without Lightning's wrapper."""
+    """The optimizer without Lightning's wrapper."""
     inner: Optimizer = getattr(optimizer, "_optimizer", optimizer)
     return inner

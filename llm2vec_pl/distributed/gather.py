@@ -21,9 +21,9 @@ def world() -> tuple[int, int]:
 
 
 def between_hosts() -> dist.ProcessGroup:
-    """The group for what the hosts tell each other, on the CPU: no device has to be waited for.
+    """The process group for messages between CPUs, which do not wait for any device.
 
-    The first call makes it where the devices have a group of their own, so all ranks must call it.
+    If the devices have their own group, the first call creates this one: all ranks must call it.
     """
     everyone = dist.group.WORLD
     assert everyone is not None
@@ -37,14 +37,14 @@ def _gloo_beside(group: dist.ProcessGroup) -> dist.ProcessGroup:
 
 
 class Repeated(dict[str, Any]):
-    """A validation batch that counts for nothing: it keeps a rank that has no more in step.
+    """A validation batch that does not count, so that a rank without more batches keeps in step.
 
-    Under FSDP2, and where a loss compares the texts of all ranks, each pass needs all of them.
+    Under FSDP2, and with a loss that compares the texts of all ranks, each pass needs every rank.
     """
 
 
 def row_counts(*rows: Sized) -> list[list[int]]:
-    """How many rows each of these has on each rank: counts[rank][i]; from host to host."""
+    """How many rows each argument has on each rank, as counts[rank][i]; sent between CPUs."""
     own = [len(each) for each in rows]
     if world() == (0, 1):
         return [own]
@@ -54,9 +54,9 @@ def row_counts(*rows: Sized) -> list[list[int]]:
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:
-    """The mean of a scalar over ranks, in float32: on the device, which is not waited for.
+    """The mean of a scalar over ranks, in float32, computed on the device without waiting for it.
 
-    Lightning's `sync_dist` has a barrier before each of its sums.
+    Lightning's `sync_dist` puts a barrier before each sum.
     """
     mean = value.detach().float().clone()
     if world()[1] > 1:
@@ -68,9 +68,9 @@ def mean_over_ranks(value: Tensor) -> Tensor:
 def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
     """The rows of all ranks, in the order of the ranks.
 
-    The gradient of what other ranks make of these rows comes back to them. Each rank's loss over
-    its own queries, averaged over ranks as DDP and FSDP do with gradients, then has the gradient
-    of one process with the whole batch.
+    Gradients flow back to the rank that a row came from. If each rank computes the loss of its own
+    queries, and gradients are averaged over ranks as DDP and FSDP do, the result is the gradient of
+    a single process with the whole batch.
 
     Args:
         rows: this rank's, (R, ...).
@@ -78,7 +78,7 @@ def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
     """
     if len(counts) == 1:
         return rows
-    # Collectives want one size on all ranks.
+    # Collectives need the same size on all ranks.
     padding = [0, 0] * (rows.dim() - 1) + [0, max(counts) - len(rows)]
     parts = all_gather(F.pad(rows, padding).contiguous())
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])

@@ -1,4 +1,4 @@
-"""What a resumed run takes over of the settings that a checkpoint's optimizer had."""
+"""Which settings of its checkpoint's optimizer a resumed run takes over."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ IMPLEMENTATION = ("fused", "foreach", "capturable")
 
 
 def resumed_settings(saved: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a group of parameters that a run goes on with.
+    """The settings that a resumed run takes over for a group of parameters.
 
     Args:
-        saved: the group as a checkpoint has it, its learning rate and `params` among the rest.
+        saved: the group from the checkpoint, with its learning rate and `params`.
 
     >>> resumed_settings({"params": [0], "lr": 0.1, "fused": True})
     {'lr': 0.1}

@@ -25,10 +25,10 @@ def is_shards(path: Path) -> bool:
 def save_shards(checkpoint: dict[str, Any], path: Path, rank: int) -> None:
     """Writes a checkpoint beside the one that it replaces; every rank must call it.
 
-    `meta.pt` comes last: a folder without it is not complete.
+    `meta.pt` is written last: a folder without it is not complete.
 
     Args:
-        checkpoint: Lightning's, with the tensors of this rank.
+        checkpoint: Lightning's checkpoint, with the tensors of this rank.
         path: of the folder.
         rank: of this process.
     """
@@ -50,10 +50,10 @@ def save_shards(checkpoint: dict[str, Any], path: Path, rank: int) -> None:
 
 
 def read_shards(path: Path) -> dict[str, Any]:
-    """The whole of a folder, for a process that holds all weights.
+    """Reads a whole folder, for a process that holds all weights.
 
     Returns:
-        Lightning's checkpoint, as `load_shards` gives it to one rank.
+        Lightning's checkpoint, in the same form as `load_shards` returns it.
     """
     metadata = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
     rest: dict[str, Any] = torch.load(path / _REST, map_location="cpu", weights_only=True)
@@ -81,7 +81,7 @@ def read_shards(path: Path) -> dict[str, Any]:
 def load_shards(
     path: Path, trained: dict[str, Any], weights_only: bool | None = None
 ) -> dict[str, Any]:
-    """Reads a checkpoint, of every tensor the share that this rank holds.
+    """Reads this rank's share of every tensor in a checkpoint.
 
     Args:
         path: of the folder; any number of ranks may have written it.
@@ -108,7 +108,7 @@ def load_shards(
 
 
 def _templates(part: str, there: dict[str, Any], trained: dict[str, Any]) -> dict[str, Any]:
-    """Empty tensors for what the folder holds of one part."""
+    """Empty tensors for everything that the folder holds of one part."""
     templates: dict[str, Any] = {}
     for name, p in trained.items():
         key = f"{part}.{name}"

@@ -1,9 +1,9 @@
-"""FSDP2: each rank keeps a share of the decoder's weights, and gathers a layer's as it runs.
+"""FSDP2: each rank keeps a share of the decoder's weights, and gathers each layer's as it runs.
 
-The decoder is sharded, a layer at a time, a LoRA with the weights it lies on. What lies beside the
-decoder stays whole on each rank: the language modelling head, which a loss calls another number of
-times on each rank, so that it must need no other rank; a token embedding that is tied to it; an
-objective's own weights. Their gradients are averaged by `average_gradients`. Needs no Lightning.
+The decoder is sharded layer by layer, a LoRA together with the weights that it adapts. The rest
+stays whole on each rank: the language modelling head, which a loss may call more often on one rank
+than on another, so that it must not need other ranks; a token embedding that is tied to it; and an
+objective's own weights. `average_gradients` averages their gradients. Needs no Lightning.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ def shard_decoder(decoder: nn.Module, lm_head: nn.Module, mesh: DeviceMesh) -> N
     Args:
         decoder: with its LoRA and with gradient checkpointing, if any; on the CPU, on the mesh's
             device or on the meta device.
-        lm_head: what shares weights with it keeps them whole.
-        mesh: of one dimension, the ranks that share the weights.
+        lm_head: weights that the decoder shares with it stay whole.
+        mesh: the ranks that share the weights, in one dimension.
     """
     whole = replicated(decoder, lm_head)
     for layer in decoder_layers(decoder).values():
         fully_shard(layer, mesh=mesh, ignored_params=whole)
-    # Not as a root does by itself: what stays gathered would be neither saved nor trained.
+    # By default a root stays gathered, and its weights would be neither saved nor trained.
     fully_shard(decoder, mesh=mesh, reshard_after_forward=True, ignored_params=whole)
 
 
 def replicated(decoder: nn.Module, lm_head: nn.Module) -> set[nn.Parameter]:
-    """The decoder's weights that each rank has whole: tied ones, scalars, int8 matrices."""
+    """The decoder's weights that each rank keeps whole: tied weights, scalars, int8 matrices."""
     tied = set(lm_head.parameters())
     return {
         p
         for p in decoder.parameters()
-        # Layers in int8 keep their matrix in a place of their own.
+        # int8 layers keep their matrix in a state of their own.
         if p in tied or p.dim() == 0 or type(p).__name__ == "Int8Params"
     }
 
@@ -55,8 +55,8 @@ def replicated(decoder: nn.Module, lm_head: nn.Module) -> set[nn.Parameter]:
 def backward_within_forward(decoder: nn.Module) -> Iterator[None]:
     """Lets a hook run a backward pass through a layer while a sharded decoder runs forward.
 
-    By itself FSDP2 gives up all gathered weights after a backward pass, those also that the rest
-    of the forward pass needs.
+    FSDP2 would otherwise release all gathered weights after a backward pass, including those that
+    the rest of the forward pass needs.
     """
     sharded = [module for module in decoder.modules() if isinstance(module, FSDPModule)]
     for module in sharded:
@@ -70,7 +70,7 @@ def backward_within_forward(decoder: nn.Module) -> Iterator[None]:
 
 
 def forget_unfinished_pass(decoder: nn.Module) -> None:
-    """Lets a sharded decoder run again after an exception has cut a forward pass off."""
+    """Lets a sharded decoder run again after an exception in the middle of a forward pass."""
     if isinstance(decoder, FSDPModule):
         if hasattr(decoder, "reset_iter_state"):  # torch 2.13
             decoder.reset_iter_state()
@@ -80,10 +80,10 @@ def forget_unfinished_pass(decoder: nn.Module) -> None:
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether any of a module's weights is shared out among ranks.
+    """Whether any of a module's weights is sharded over ranks.
 
-    Asked of the modules, too: while a pass has gathered weights, in another thread perhaps, they
-    look like any others.
+    This looks at the modules too: while a pass has gathered the weights, perhaps in another thread,
+    they look like any others.
     """
     return any(isinstance(part, FSDPModule) for part in module.modules()) or any(
         isinstance(p, DTensor) for p in module.parameters()
@@ -91,11 +91,11 @@ def is_sharded(module: nn.Module) -> bool:
 
 
 def equal_on_all_ranks(parameters: Iterable[nn.Parameter], device: torch.device) -> None:
-    """Gives all ranks rank 0's values of the trainable weights that each has whole.
+    """Copies rank 0's trainable weights to all ranks, except those that are sharded.
 
     Args:
         parameters: the same on all ranks, in the same order.
-        device: the collective's.
+        device: where the collective operation runs.
     """
     for p in parameters:
         if p.requires_grad and not isinstance(p, DTensor):
@@ -107,7 +107,7 @@ def equal_on_all_ranks(parameters: Iterable[nn.Parameter], device: torch.device)
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Averages, over ranks, the gradients of weights that each rank has whole.
 
-    FSDP2 has done so with those that it has sharded. Call it once per optimizer step.
+    FSDP2 has already averaged those of sharded weights. Call this once per optimizer step.
 
     Args:
         parameters: the same on all ranks, in the same order.
@@ -128,14 +128,14 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     """The Euclidean norm of all gradients together, equal on all ranks.
 
-    Under FSDP2 a collective operation. Gradients of weights that are whole on each rank must have
-    been averaged, by DDP or by `average_gradients`.
+    Under FSDP2 this is a collective operation. Gradients of weights that are whole on each rank
+    must have been averaged, by DDP or by `average_gradients`.
 
     Args:
         parameters: sharded or not; those without a gradient do not count.
 
     Returns:
-        A plain scalar in float32; 0 without gradients, nan or inf where a gradient is.
+        A plain scalar in float32; 0 without gradients, nan or inf if any gradient is.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     sharded = [g for g in gradients if isinstance(g, DTensor)]
@@ -149,7 +149,7 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
 def clip_gradients(
     parameters: Iterable[nn.Parameter], largest: float, algorithm: str | None = "norm"
 ) -> None:
-    """Scales all gradients so that their norm is at most this, or cuts each off there ("value").
+    """Scales all gradients to a norm of at most `largest`, or clamps each value to it ("value").
 
     torch's own functions fail where some weights are sharded and some are not.
     """
@@ -168,14 +168,14 @@ def clip_gradients(
 def gathered_state(module: nn.Module, trained_only: bool = False) -> dict[str, Tensor]:
     """The whole weights of a module that may be sharded, on the CPU of rank 0.
 
-    Every rank must call it. One weight at a time exists whole on the other ranks.
+    Every rank must call it. On other ranks, only one weight at a time is whole.
 
     Args:
         module: the encoder's `decoder` or `causal_lm`, or an objective.
         trained_only: leave out frozen weights and buffers.
 
     Returns:
-        By the names of `module.state_dict()`; empty on ranks other than 0.
+        The weights, by their names in `module.state_dict()`; empty on ranks other than 0.
     """
     state = {}
     for name, value in _named_state(module, trained_only):

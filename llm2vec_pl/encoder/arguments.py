@@ -1,4 +1,4 @@
-"""Arguments that cannot be: all of them are said together, before any weights are read."""
+"""Checks of an encoder's arguments, before any weights are read."""
 
 from __future__ import annotations
 
@@ -13,37 +13,36 @@ from llm2vec_pl.errors import UserError
 
 
 def require_one_of(name: str, value: Any, choices: Any, optional: bool = False) -> None:
-    """Checks an argument that has few values.
+    """Checks an argument that has a fixed set of values.
 
     Args:
         name: of the argument.
-        value: what it is.
-        choices: the `Literal` that says what it may be.
+        value: of the argument.
+        choices: the `Literal` of its possible values.
         optional: whether it may be None.
 
     Raises:
-        UserError: if it is something else.
+        UserError: if it is anything else.
     """
     known = get_args(choices)
     if not (value is None and optional) and value not in known:
         *others, last = map(str, known)
         raise UserError(
-            f"--encoder.{name} is {', '.join(others)} or {last}{', or null' if optional else ''}, "
+            f"`{name}` is {', '.join(others)} or {last}{', or None' if optional else ''}, "
             f"but got {value!r}."
         )
 
 
 def require_attention(attention: str | None) -> None:
-    """Checks an attention implementation; one that has a slash is a kernel on the hub.
+    """Checks an attention implementation; a name with a slash is that of a kernel on the hub.
 
     Raises:
-        UserError: if transformers knows none of this name.
+        UserError: if transformers does not know the name.
     """
     known = {"eager", *ALL_ATTENTION_FUNCTIONS}
     if attention is not None and attention not in known and "/" not in str(attention):
         raise UserError(
-            f"--encoder.attention is one of {', '.join(sorted(known))}, or null, but got "
-            f"{attention!r}."
+            f"`attention` is one of {', '.join(sorted(known))}, or None, but got {attention!r}."
         )
 
 
@@ -51,19 +50,19 @@ def require_lora(rank: int, dropout: float) -> None:
     """Checks the numbers of a LoRA.
 
     Raises:
-        UserError: if there cannot be such a one.
+        UserError: if one of them is out of range.
     """
     if rank < 0:
-        raise UserError(f"--encoder.lora_rank is at least 1, or 0 for no LoRA, but got {rank}.")
+        raise UserError(f"`lora_rank` is at least 1, or 0 for no LoRA, but got {rank}.")
     if not 0 <= dropout < 1:
-        raise UserError(f"--encoder.lora_dropout lies in [0, 1), but got {dropout}.")
+        raise UserError(f"`lora_dropout` lies in [0, 1), but got {dropout}.")
 
 
 def position_limit(config: PretrainedConfig) -> int | None:
-    """How many tokens a decoder has positions for; None where there is no such limit.
+    """How many tokens a decoder has positions for; None if there is no limit.
 
-    Learned positions end, and so do some tables of computed ones. Rotary angles and most slopes
-    (ALiBi) are computed for any length, however well a model does there.
+    Learned positions are limited, and so are some tables of computed ones. Rotary angles and most
+    ALiBi slopes are computed for any length, however well a model copes with it.
 
     Args:
         config: of the text decoder.
@@ -78,15 +77,15 @@ def longest_text(max_length: int, config: PretrainedConfig) -> int:
     if limit is None or max_length <= limit:
         return max_length
     warnings.warn(
-        f"--encoder.max_length {max_length}: {config.model_type} has positions for {limit} tokens "
-        f"only. Longer texts are cut there.",
+        f"`max_length={max_length}`: {config.model_type} has positions for {limit} tokens only. "
+        "Longer texts are cut there.",
         stacklevel=3,
     )
     return limit
 
 
 def require_positions(tokens: int, config: PretrainedConfig) -> None:
-    """Checks that a decoder has positions for a row; on a GPU, the process would die of it.
+    """Checks that a decoder has positions for a row; without them, a process on a GPU crashes.
 
     Raises:
         UserError: if it has fewer.
@@ -95,5 +94,5 @@ def require_positions(tokens: int, config: PretrainedConfig) -> None:
     if limit is not None and tokens > limit:
         raise UserError(
             f"{config.model_type} has positions for {limit} tokens, but got a row of {tokens}. Set "
-            f"--data.max_length, and --encoder.max_length, to {limit} at most."
+            f"`max_length` of the encoder, and `data.max_length`, to {limit} at most."
         )

@@ -1,10 +1,10 @@
-"""Control tokens that a text only spells out, as `</s>` in a page on tokenizers, stay plain text.
+"""Control tokens that a text spells out, such as `</s>` on a page about tokenizers, stay text.
 
-A tokenizer makes control tokens of such characters, wherever they come from: a text could end
-itself, or open a turn of its own. Its own switch against that (`split_special_tokens`, which MNTP's
-blocks use) is for whole rows and would take those of a template along. So rows that spell a control
-token go to a second tokenizer, the same but for the names of the control tokens: these cannot be
-guessed, and only the template and the instruction are translated to them.
+A tokenizer turns such characters into control tokens wherever they come from: a text could end
+itself, or open a new turn. The tokenizer's own switch against this (`split_special_tokens`, which
+MNTP's blocks use) applies to whole rows, including the control tokens of a template. Rows that
+spell a control token therefore go to a second tokenizer, in which control tokens have other names:
+these cannot be guessed, and only the template and the instruction are translated to them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _building = threading.Lock()
 
 
 class ControlTokens:
-    """Finds spelled control tokens in rows, and tokenises rows without taking them for such.
+    """Finds control tokens spelled out in rows, and tokenises such rows as plain text.
 
     Args:
         tokenizer: a fast one.
@@ -44,7 +44,7 @@ class ControlTokens:
         self._renamed: Renamed | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_renamed": None}  # made anew where it is needed
+        return {**vars(self), "_renamed": None}  # built again when needed
 
     def spelled_in(self, row: str, start: int, end: int) -> bool:
         """Whether any of row[start:end] would become part of a control token."""
@@ -63,10 +63,10 @@ class ControlTokens:
 
         Args:
             rows: what comes before each text, the text, and what comes after it.
-            add_special_tokens: as the tokenizer puts them around a row.
+            add_special_tokens: whether the tokenizer adds its special tokens to each row.
 
         Returns:
-            The rows' tokens, and where in the characters that they refer to each text begins.
+            The tokens of each row, and the character at which each text begins.
         """
         with _building:
             if self._renamed is None:
@@ -88,7 +88,7 @@ class ControlTokens:
         return "".join([*parts, template[done:]])
 
     def _find(self, row: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """Where control tokens begin in row[start:end], and where they end, perhaps beyond."""
+        """Start and end of the control tokens that begin in row[start:end]; they may end beyond."""
         done = start
         for match in self._first.finditer(row, start, end):
             first = match.start()
@@ -121,7 +121,7 @@ class Renamed:
         self.tokenizer: Tokenizer = Tokenizer.from_str(json.dumps(content))
 
     def _rename_in(self, model: dict[str, Any]) -> None:
-        """In the vocabulary too, from which a model may compose a control token's characters."""
+        """Renames in the vocabulary too, where a model could still compose a control token."""
         vocabulary = model.get("vocab")
         if isinstance(vocabulary, dict):
             model["vocab"] = {self.names.get(name, name): i for name, i in vocabulary.items()}

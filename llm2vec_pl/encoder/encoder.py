@@ -64,51 +64,53 @@ _loading = threading.RLock()
 class Encoder(nn.Module):
     """A decoder-only language model as a text encoder (LLM2Vec, section 2).
 
-    Construction reads the configuration, the tokenizer and, from the hub, adapters; `load` brings
-    the weights. The decoder ends at its last hidden states, (B, L, D). Its language modelling head
-    lies beside it for the objectives that predict tokens, and is not trained unless everything is.
+    Construction reads the configuration and the tokenizer, and fetches adapters from the hub;
+    `load` reads the weights. The decoder ends at its last hidden states, (B, L, D). Its language
+    modelling head is kept apart, for objectives that predict tokens; it is trained only if the
+    weights are drawn at random.
 
     Args:
-        model_name: `tiny` (the embedded decoder), a name on the hub, a folder with weights, or a
-            folder or name of an adapter, whose base model and earlier adapters come along.
+        model_name: `tiny` (the embedded decoder), a name on the hub, a folder with weights, or the
+            folder or name of an adapter, which brings its base model and earlier adapters along.
         revision: branch, tag or commit of a hub name.
-        bidirectional: let each token see each other (step 1); false leaves the decoder causal.
-        pooling: how the states of a text become its embedding.
-        max_length: tokens a text may have, special tokens included; longer ones are cut. MNTP's
-            blocks have as many, unless the data says another number. Not more than the decoder has
-            positions for, where these are learned.
-        template: what surrounds a text, as "[INST] {text} [/INST]", or "chat": the tokenizer's chat
-            template as it is rendered now, or as an earlier stage in that folder has rendered it.
+        bidirectional: let each token see every other (step 1); false leaves the decoder causal.
+        pooling: how the hidden states of a text become its embedding.
+        max_length: most tokens in a text, including special tokens; longer texts are cut. MNTP's
+            blocks have this length too, unless the data sets another. Some decoders have a limited
+            number of positions, which it cannot exceed.
+        template: what surrounds a text, such as "[INST] {text} [/INST]", or "chat": the tokenizer's
+            chat template as rendered now, or as an earlier stage in the named folder rendered it.
         adapters: further LoRA adapters to merge into the weights first, in this order: folders,
             hub names, or `org/name@revision`.
         lora_rank: rank of the new LoRA on the linear layers of the decoder; 0 trains all weights.
         lora_alpha: scale of the LoRA; twice its rank if null.
-        lora_dropout: chance of an input of the LoRA to be dropped.
+        lora_dropout: probability of dropping an input of the LoRA.
         dora: weight-decomposed LoRA (Liu et al. 2024).
         rslora: rank-stabilised scale, alpha / sqrt(rank) (Kalajdzievski 2023).
-        lora_targets: layers that the LoRA goes on, by the ends of their names, as q_proj, or by
+        lora_targets: layers that get a LoRA, by the ends of their names, such as q_proj, or by
             regular expressions; all linear layers that a text passes through if null.
         quantization: keep the frozen weights in 4 ("nf4") or 8 bits ("int8") and train a LoRA on
             them (QLoRA); "int8_dynamic" encodes on a CPU with weights and activations in 8 bits
-            and says how near the embeddings stay; null keeps them as `dtype` says.
+            and prints how close the embeddings stay; null keeps the weights in `dtype`.
         attention: transformers' attention implementation; the architecture's best one if null.
-        attention_dropout: chance of an attention weight to be dropped in training, 0.3 in the
+        attention_dropout: probability of dropping an attention weight in training, 0.3 in the
             paper's SimCSE; the model's own if null.
-        padding_free: run the real tokens of a batch only, where the architecture can; the results
-            are the same. A compiled decoder runs padded batches, whose shapes recur.
-        dtype: of the decoder's weights. A LoRA stays in float32. `from_pretrained` encodes in
-            bfloat16 by default, on a machine without CUDA whose CPU multiplies in it.
+        padding_free: run only the real tokens of a batch, if the architecture can; the results are
+            the same. A compiled decoder runs padded batches, whose shapes recur.
+        dtype: of the decoder's weights. A LoRA stays in float32. By default, `from_pretrained`
+            encodes in bfloat16 on a machine without CUDA whose CPU multiplies in it.
         gradient_checkpointing: recompute activations in the backward pass: less memory, more time.
         compile: torch.compile the decoder: faster steps after a minute or more of compiling.
-        random_weights: draw the weights instead of reading them: to pre-train from scratch.
+        random_weights: draw the weights instead of reading them, to pre-train from scratch.
         trust_remote_code: run modelling code that comes with the weights.
-        control_tokens: let control tokens that are spelled out in a text, as `</s>`, be such; by
-            default they are plain characters there. Those of a template or an instruction count.
-        fingerprint: of the weights and adapters that are named; others are refused. A run's
-            config.yaml has it, so that the run is not repeated on anything else.
+        control_tokens: treat control tokens that a text spells out, such as `</s>`, as control
+            tokens; by default they are plain characters. In a template or an instruction they
+            always count.
+        fingerprint: of the named weights and adapters; others are refused. A run's config.yaml has
+            it, so that the run is not repeated on anything else.
 
     Raises:
-        UserError: with all that is wrong with the arguments, before any weights are read.
+        UserError: with everything that is wrong with the arguments, before any weights are read.
     """
 
     decoder: nn.Module
@@ -206,23 +208,23 @@ class Encoder(nn.Module):
 
     @property
     def embedding_size(self) -> int:
-        """D, the numbers in an embedding and in a hidden state."""
-        # OPT-350m's decoder leaves its hidden size before the last projection.
+        """D, the size of an embedding and of a hidden state."""
+        # OPT-350m's decoder ends with a projection to another size.
         return int(getattr(self.config, "word_embed_proj_dim", self.config.hidden_size))
 
     @property
     def is_loaded(self) -> bool:
-        """Whether the weights are there."""
+        """Whether the weights are loaded."""
         return hasattr(self, "decoder")
 
     def load(self, mesh: DeviceMesh | None = None, device: torch.device | None = None) -> Encoder:
-        """Brings the weights: decoder, step 1, earlier adapters, new LoRA; in training mode.
+        """Loads the decoder, does step 1, adds earlier adapters and a new LoRA; in training mode.
 
-        A second call does nothing, so that Lightning may call it as often as it likes.
+        A second call does nothing, so Lightning may call it as often as it likes.
 
         Args:
-            mesh: the ranks among which the decoder is shared out (FSDP2), each reading its own
-                rows of the weights; each has all of it if None.
+            mesh: the ranks over which the decoder is sharded (FSDP2), each reading its own rows of
+                the weights; if None, each process has the whole decoder.
             device: where sharded and quantized weights go; others stay on the CPU.
 
         Returns:
@@ -231,8 +233,8 @@ class Encoder(nn.Module):
         Raises:
             UserError: if the weights or an adapter do not fit.
         """
-        # Several threads may ask for embeddings at once; and weights that were made in Lightning's
-        # inference mode could not be trained.
+        # Several threads may ask for embeddings at once. Lightning may have entered inference mode,
+        # in which no weights are created that could be trained.
         with _loading, torch.inference_mode(False):
             if not self.is_loaded:
                 self._load(mesh, device)
@@ -248,7 +250,7 @@ class Encoder(nn.Module):
         self._takes_position_ids = accepts_position_ids(parts.causal_lm)
         self._attention_modules = attention_modules(parts.decoder)
         use_own_lengths(parts.decoder)
-        # from_pretrained leaves evaluation mode, in which nothing is dropped.
+        # transformers loads models in evaluation mode, in which nothing is dropped.
         self.lm_head = parts.lm_head
         self.train()
         parts.decoder.train()
@@ -257,33 +259,33 @@ class Encoder(nn.Module):
             self.fidelity = quantize(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Makes a copy or an unpickled encoder work as the first one did, in whatever process."""
+        """Makes a copied or unpickled encoder work like the original, in any process."""
         super().__setstate__(state)
         if not self.is_loaded:
             return
         self._attention_modules = attention_modules(self.decoder)
         if self.bidirectional:
             install_symmetric_masks()
-        if self.compile_decoder:  # which PyTorch does not copy
+        if self.compile_decoder:  # PyTorch does not copy what it compiled
             self.decoder.compile(dynamic=False)
 
     @property
     def packs(self) -> bool:
-        """Whether the real tokens of a batch run without its padding, as things stand now.
+        """Whether the real tokens of a batch currently run without its padding.
 
-        Not after another attention implementation was set that cannot.
+        They do not once an attention implementation is set that cannot do this.
         """
         return self._can_pack and self.padding_free and takes_packed(self._attention_modules)
 
     def hidden_states(self, batch: TokenBatch) -> Tensor:
         """The decoder's last hidden states.
 
-        Where the decoder packs, padding costs nothing and its states are 0. A batch without
+        If the encoder packs, padding costs nothing and its states are 0. A batch without
         `text_lengths` then makes the host wait for a GPU; the trainer's batches have them.
 
         Args:
-            batch: `input_ids` and `attention_mask`, each (B, L); `text_lengths`, (B,), where they
-                are known.
+            batch: `input_ids` and `attention_mask`, each (B, L); and `text_lengths`, (B,), if
+                known.
 
         Returns:
             (B, L, D), in the dtype of the computation.
@@ -302,8 +304,8 @@ class Encoder(nn.Module):
         """The embeddings of a batch of texts.
 
         Args:
-            batch: `input_ids`, `attention_mask` and `pooling_mask`, each (B, L); `text_lengths`,
-                (B,), where they are known.
+            batch: `input_ids`, `attention_mask` and `pooling_mask`, each (B, L); and
+                `text_lengths`, (B,), if known.
 
         Returns:
             (B, D) in float32, not normalised.
@@ -345,24 +347,24 @@ class Encoder(nn.Module):
 
         Args:
             texts: N texts, or one.
-            instruction: written right before each text and not pooled, as
+            instruction: written right before each text and not pooled, such as
                 "Retrieve the answer to the question: "; or N of them, one for each text.
-            batch_size: texts that go through the decoder at once, at most; on a CPU fewer where
-                they are long.
+            batch_size: most texts that go through the decoder at once; fewer on a CPU if they are
+                long.
 
         Returns:
             (N, D) in float32 on the CPU, in the order of the texts, not normalised; (D,) for one.
 
         Raises:
-            UserError: if a text is not a string, an instruction leaves no room for it, there is
-                not one instruction for each text, or `batch_size` is no positive number.
+            UserError: if a text is not a string, an instruction leaves no room for it, the number
+                of instructions is wrong, or `batch_size` is not a positive whole number.
         """
         if isinstance(texts, str):
             return encode(self, [texts], instruction, batch_size)[0]
         return encode(self, texts, instruction, batch_size)
 
     def settings(self) -> dict[str, Any]:
-        """What `llm2vec_config.json` records: how a text becomes an embedding, and on what."""
+        """What `llm2vec_config.json` records: how a text becomes an embedding, on which weights."""
         base, fingerprints = self.origin or (None, ())
         below = adapters_below(self)
         return {
@@ -383,17 +385,18 @@ class Encoder(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **overrides: Any) -> Encoder:
-        """Opens what a run has left, ready to encode: adapters merged, in evaluation mode.
+        """Opens a trained encoder, ready to encode: adapters merged, in evaluation mode.
 
-        The weights are in bfloat16 where a CPU is to encode that multiplies in it, about twice as
-        fast as in float32; otherwise, and where they are quantized, as the folder says. An adapter
-        that was trained on quantized weights comes back onto the same ones; with `quantization`
-        None it is merged into those in full precision, for nearly the same embeddings.
+        Without CUDA, on a CPU that multiplies in bfloat16, the weights are in bfloat16, about twice
+        as fast as float32. Otherwise, or if they are quantized, their dtype is the folder's. An
+        adapter that was trained on quantized weights is put back on the same ones; with
+        `quantization=None` it is merged into weights in full precision, for nearly the same
+        embeddings.
 
         Args:
             folder: a stage's folder, or any `model_name`.
-            overrides: arguments of `Encoder` that differ from the folder's own settings, `dtype`
-                among them. With a `lora_rank`, to be trained, the dtype is the folder's.
+            overrides: arguments of `Encoder` that replace the folder's own settings, such as
+                `dtype`. With a `lora_rank`, for training, the dtype is the folder's by default.
 
         >>> Encoder.from_pretrained("tiny").encode(["a text", "another"]).shape
         torch.Size([2, 256])
@@ -407,7 +410,7 @@ class Encoder(nn.Module):
         if not exact and multiplies_in_bfloat16():
             known["dtype"] = "bfloat16"
         encoder = cls(str(folder), **{"lora_rank": 0, **known, **overrides})
-        if encoder.source.folder:  # of ours: what else a stage has noted stays known
+        if encoder.source.folder:  # one of our stages: keep whatever else it recorded
             recorded = encoder.settings()
             encoder.notes = {k: v for k, v in settings.items() if k not in recorded}
         return encoder.load().eval()
@@ -418,18 +421,18 @@ def _require_weights_to_draw(
 ) -> None:
     if random_weights and lora_rank:
         raise UserError(
-            "--encoder.random_weights true trains from scratch, where a LoRA learns little. "
-            "Set --encoder.lora_rank 0."
+            "`random_weights=True` trains from scratch, where a LoRA learns little. "
+            "Set `lora_rank=0`."
         )
     if random_weights and quantization:
         raise UserError(
-            f"--encoder.quantization {quantization} rounds weights that are there: it does not "
-            "go with --encoder.random_weights true."
+            f"`quantization={quantization!r}` needs trained weights, but `random_weights=True` "
+            "draws new ones. Leave out one of the two."
         )
 
 
 def _may_be_padded(batch: TokenBatch) -> bool:
-    """Whether there is padding, as far as can be told without waiting for a GPU."""
+    """Whether a batch may be padded, decided without waiting for a GPU."""
     mask: Tensor = batch["attention_mask"]
     lengths = batch.get("text_lengths")
     if lengths is not None:

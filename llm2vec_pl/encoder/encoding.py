@@ -1,4 +1,4 @@
-"""Texts -> embeddings, in batches of texts of like length; also from several threads at once."""
+"""Texts -> embeddings, in batches of similar lengths; also from several threads at once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TOKENS_AT_ONCE = 2048
 """Tokens that go through the decoder at once on a CPU: more are hardly faster."""
 
 BATCHES_AHEAD = 16
-"""Batches whose texts are tokenised together, to share them out by their lengths."""
+"""Batches whose texts are tokenised together, so that they can be grouped by length."""
 
 _sharded_one_at_a_time = threading.RLock()
 
@@ -42,11 +42,12 @@ def encode(
 
 
 def whole_batch_size(batch_size: int) -> int:
-    """A number of texts as Python's own integer: numpy's small ones run over when multiplied.
+    """A batch size as Python's own integer: numpy's small ones overflow when multiplied.
 
     Raises:
-        UserError: for what is no number of texts.
+        UserError: if it is not a positive whole number.
     """
+    # The message has no backquotes: this is not the `batch_size` of a command line's data.
     if isinstance(batch_size, bool) or not isinstance(batch_size, Integral) or batch_size < 1:
         raise UserError(f"batch_size is a whole number of at least 1 text, but got {batch_size!r}.")
     return int(batch_size)
@@ -56,7 +57,7 @@ def _encode(encoder: Encoder, texts: list[str], instructions: list[str], batch_s
     device = next(encoder.parameters()).device
     budget = TOKENS_AT_ONCE if device.type == "cpu" else float("inf")
     embeddings = torch.empty(len(texts), encoder.embedding_size, dtype=torch.float32)
-    # Texts of like length together: less padding.
+    # Texts of similar length together: less padding.
     order = sorted(
         range(len(texts)), key=lambda i: len(instructions[i]) + len(texts[i]), reverse=True
     )
@@ -72,10 +73,10 @@ def _encode(encoder: Encoder, texts: list[str], instructions: list[str], batch_s
 
 @contextlib.contextmanager
 def _ordinary_tensors(module: nn.Module) -> Iterator[None]:
-    """No gradients inside, and nothing made there that could not be trained on or changed later.
+    """Turns off gradients, but not by inference mode, whose tensors could not be trained later.
 
-    The inference mode is hardly faster, and marks what is made in it for good: results, what a
-    decoder keeps of its positions, weights that FSDP2 has gathered.
+    Inference mode is hardly faster, and it marks for good all that is created in it: results,
+    positions that a decoder caches, weights that FSDP2 gathers.
     """
     # Sharded layers keep track of one pass at a time.
     alone = _sharded_one_at_a_time if is_sharded(module) else contextlib.nullcontext()

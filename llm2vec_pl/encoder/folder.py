@@ -1,8 +1,8 @@
-"""What a trained encoder is on disk: a folder that peft, transformers and `Encoder` open.
+"""A trained encoder on disk: a folder that peft, transformers and `Encoder` can open.
 
 It holds an adapter (peft's files) or full weights (transformers'), the tokenizer,
 `llm2vec_config.json` (how a text becomes an embedding) and `lineage.json` (what it was made from,
-and how). Adapters of earlier stages lie in `adapters/0`, `adapters/1`, … in the order of merging.
+and how). Adapters of earlier stages are in `adapters/0`, `adapters/1`, … in the order of merging.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ def save_encoder(
 
     Args:
         encoder: with its weights.
-        folder: where to; one that exists is replaced.
+        folder: where to write it; an existing folder is replaced.
         stage: what to add to the lineage: objective, configuration, data, steps, metrics.
-        weights: the state of `encoder.decoder`, or of `encoder.causal_lm` without a LoRA, where
-            this process does not hold it (`saved_weights`).
+        weights: the state of `encoder.decoder`, or of `encoder.causal_lm` without a LoRA, if this
+            process does not hold it; `saved_weights` gathers it.
 
     Returns:
         The folder.
 
     Raises:
-        UserError: if it cannot be written; what was there before is then still there.
+        UserError: if it cannot be written; an existing folder then stays as it was.
     """
     if encoder.quantization == INT8_DYNAMIC:
         raise UserError(
-            "An encoder in --encoder.quantization int8_dynamic is not saved: its weights are "
-            "rounded as it is loaded. Open it without that to save it."
+            'An encoder with `quantization="int8_dynamic"` is not saved: its weights are rounded '
+            "as it is loaded. Open it without quantization to save it."
         )
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -58,16 +58,19 @@ def save_encoder(
             new.mkdir()
             _write(encoder, new, stage, weights)
     except OSError as error:
-        raise UserError(f"The encoder could not be written to {folder}: {error}.") from error
+        raise UserError(
+            f"The encoder could not be written to {folder}: {error}. Choose a writable folder on a "
+            "disk with enough space."
+        ) from error
     return folder
 
 
 def saved_weights(encoder: Encoder) -> dict[str, Tensor] | None:
-    """What `save_encoder` needs of a sharded encoder; every rank must ask for it.
+    """The weights that `save_encoder` needs of a sharded encoder; every rank must call this.
 
     Returns:
-        Whole weights on rank 0, those of the adapter only where there is one; None of an encoder
-        that each process holds whole.
+        Whole weights on rank 0, only the adapter's if there is one; None for an encoder that each
+        process holds whole.
     """
     if not is_sharded(encoder):
         return None
@@ -87,10 +90,10 @@ def _write(
         if weights is None:  # earlier adapters on quantized weights have folders of their own
             state = peft_model.state_dict()
             weights = {key: v for key, v in state.items() if f".{EARLIER_NAME}" not in key}
-        # Told so, peft does not ask the hub whether the vocabulary has grown.
+        # With this, peft does not ask the hub whether the vocabulary has grown.
         peft_model.save_pretrained(folder, state_dict=weights, save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
-    elif kept_on_top(encoder):  # it is not in the weights, which are the base's
+    elif kept_on_top(encoder):  # not merged: the weights are the base's
         _copy_adapter(encoder.adapters[-1], folder)
     else:
         encoder.causal_lm.save_pretrained(folder, state_dict=weights)
@@ -116,7 +119,7 @@ def _lineage(encoder: Encoder, stage: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _copy_adapter(adapter: str, folder: Path) -> None:
-    """With what it says about its training, so that the new folder needs nothing else."""
+    """Copies an adapter and the record of its training: the new folder needs nothing else."""
     from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 
     folder.mkdir(parents=True, exist_ok=True)

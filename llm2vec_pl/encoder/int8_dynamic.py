@@ -1,9 +1,9 @@
-"""Linear layers in int8, weights and activations, to encode on a CPU.
+"""Linear layers with weights and activations in int8, to encode on a CPU.
 
-Weights have a scale for each output, activations one for each token, found as they come (ZeroQuant,
+Weights have one scale per output, activations one per token, computed as they arrive (ZeroQuant,
 Yao et al. 2022). torch's own dynamic quantization has one scale for all tokens of a batch: a token
-with large activations, as the first one of many decoders, then rounds the others to nothing, and
-an embedding depends on the texts beside it.
+with large activations, such as the first one in many decoders, then rounds the others to zero, and
+an embedding depends on the other texts in its batch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from llm2vec_pl.encoder.encoder import Encoder
 
 INT8_DYNAMIC = "int8_dynamic"
-FLAG = f"--encoder.quantization {INT8_DYNAMIC}"
+ARGUMENT = f'`quantization="{INT8_DYNAMIC}"`'
 
 LEVELS = 127
 """The largest weight of a row becomes this integer."""
@@ -37,16 +37,16 @@ SENTENCES = (
     "Stock markets fell on Monday as investors waited for the central bank's decision.",
     "yes",
 )
-"""What is embedded before and after, to say what int8 costs."""
+"""Embedded before and after the rounding, to report what int8 costs."""
 
 
 class Fidelity(NamedTuple):
-    """How near embeddings in int8 are to those of the weights that were rounded.
+    """How close embeddings in int8 are to those of the weights before rounding.
 
     Args:
-        dtype: of those weights.
-        median: cosine over `SENTENCES`.
-        least: of them.
+        dtype: of the weights before rounding.
+        median: of the cosines over `SENTENCES`.
+        least: the lowest of these cosines.
     """
 
     dtype: str
@@ -84,7 +84,7 @@ class Int8Linear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The rounded weight in float32, (O, I): some routers and others read it themselves."""
+        """The rounded weight in float32, (O, I): modules such as routers read it directly."""
         rounded: Tensor = torch.ops.quantized.linear_unpack(self._packed)[0]
         return rounded.dequantize()
 
@@ -92,14 +92,14 @@ class Int8Linear(nn.Module):
         """The layer's output, (..., I) -> (..., O), in the dtype of its input."""
         rows = states.reshape(-1, self.in_features).float()  # (T, I)
         scales = _largest(rows)  # (T, 1)
-        # The kernel takes its range from what it gets. A last row of -1 and 1 makes that the same
-        # for every batch, and each token then uses all of it.
+        # The kernel takes its range from its input. A last row with -1 and 1 makes the range the
+        # same for every batch, and each token then uses all of it.
         scaled = rows.new_empty(len(rows) + 1, self.in_features)
         torch.div(rows, scales, out=scaled[:-1])
         scaled[-1] = 1.0
         scaled[-1, 0] = -1.0
         # 7 bits for activations, since x86 without VNNI adds two products in 16 bits. On ARM there
-        # is no such choice, and torch warns who makes it.
+        # is no such option, and torch warns if it is set.
         reduced = torch.backends.quantized.engine != "qnnpack"
         product: Tensor = torch.ops.quantized.linear_dynamic(scaled, self._packed, reduced)
         output = product[:-1].mul_(scales)  # (T, O)
@@ -112,7 +112,7 @@ class Int8Linear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}"
 
     def _apply(self, fn: Any, recurse: bool = True) -> Int8Linear:
-        """Refuses another device, on which the packed weights would be left behind."""
+        """Refuses to move to another device: the packed weights would be left behind."""
         if (device := fn(torch.empty(0)).device).type != "cpu":
             raise UserError(_only_on_a_cpu(device))
         super()._apply(fn, recurse)
@@ -120,21 +120,21 @@ class Int8Linear(nn.Module):
 
 
 def refuse_training(lora_rank: int, compile: bool) -> None:
-    """Checks that the rest of an `Encoder`'s arguments only encode.
+    """Checks that no other argument of an `Encoder` asks to train or to compile it.
 
     Raises:
-        UserError: if not.
+        UserError: if one does.
     """
     if lora_rank:
         raise UserError(
-            f"{FLAG} is for encoding, and does not go with a LoRA to train (--encoder.lora_rank "
-            f"{lora_rank}). Set --encoder.lora_rank 0 to encode, or --encoder.quantization nf4 or "
-            "int8 to train."
+            f"{ARGUMENT} is for encoding, and cannot be combined with a LoRA to train "
+            f"(`lora_rank={lora_rank}`). Set `lora_rank=0` to encode, or "
+            '`quantization="nf4"` or `quantization="int8"` to train.'
         )
     if compile:
         raise UserError(
-            f"{FLAG} does not go with --encoder.compile true: its kernels cannot be compiled. "
-            "Leave out one of them."
+            f"{ARGUMENT} cannot be combined with `compile=True`: its kernels cannot be compiled. "
+            "Leave out one of the two."
         )
 
 
@@ -143,35 +143,35 @@ def require_quantizable(
 ) -> list[nn.Linear]:
     """The linear layers to round: at least one.
 
-    Routers of mixtures of experts are of types of their own and stay as they are, as in
-    `lora_targets.linear_layers`.
+    Routers of mixtures of experts have types of their own and are left alone, as they are for a
+    LoRA (`lora.targets.linear_layers`).
 
     Args:
         decoder: with its weights.
         mesh: the ranks that share them, if any.
-        device: where the encoder is to work.
+        device: where the encoder is to run.
 
     Raises:
-        UserError: if there is none, or this machine or device cannot do it.
+        UserError: if there is no such layer, or this machine or device cannot multiply in int8.
     """
     if device.type != "cpu":
         raise UserError(_only_on_a_cpu(device))
     if mesh is not None:
         raise UserError(
-            f"{FLAG} does not share its weights out: leave out --trainer.strategy fsdp2."
+            f'{ARGUMENT} does not work with sharded weights. Leave out `Trainer(strategy="fsdp2")`.'
         )
     if not _has_kernels():
         raise UserError(
-            f"{FLAG}: this torch ({torch.__version__}) has no int8 kernels for this CPU. Leave it "
-            "out, or set --encoder.dtype bfloat16 for half the memory."
+            f"{ARGUMENT}: this torch ({torch.__version__}) has no int8 kernels for this CPU. "
+            'Leave it out, or set `dtype="bfloat16"` for half the memory.'
         )
     modules = list(decoder.modules())
     layers = [m for m in modules if type(m) is nn.Linear]
     layers = layers or [m for m in modules if isinstance(m, nn.Linear)]  # falcon's
     if not layers:
         raise UserError(
-            f"{FLAG} rounds layers of type nn.Linear, but {type(decoder).__name__} has none, so "
-            "nothing was quantized. Leave it out."
+            f"{ARGUMENT} rounds layers of type nn.Linear, but {type(decoder).__name__} has none, "
+            "so nothing was quantized. Leave it out."
         )
     return layers
 
@@ -180,10 +180,10 @@ def quantize(encoder: Encoder) -> Fidelity:
     """Rounds a loaded encoder's linear layers in place, one by one, and prints what that costs.
 
     Args:
-        encoder: a loaded one, of the layers that `require_quantizable` wants.
+        encoder: a loaded one, whose layers have passed `require_quantizable`.
 
     Returns:
-        How near the embeddings stay.
+        How close the embeddings stay.
     """
     before = encoder.encode(SENTENCES)
     round_layers(encoder.decoder)
@@ -195,7 +195,7 @@ def quantize(encoder: Encoder) -> Fidelity:
 
 
 def round_layers(decoder: nn.Module) -> None:
-    """Puts an `Int8Linear` in the place of each linear layer, whose own weights go at once."""
+    """Replaces each linear layer with an `Int8Linear`, and frees its weights before the next."""
     places = _places(decoder)
     while places:
         linear, where = places.popitem()
@@ -205,7 +205,7 @@ def round_layers(decoder: nn.Module) -> None:
 
 
 def _places(decoder: nn.Module) -> dict[nn.Linear, list[tuple[nn.Module, str]]]:
-    """Where each layer stands: some architectures use one in several places."""
+    """Where each layer is used: some architectures use one in several places."""
     layers = set(require_quantizable(decoder, None, torch.device("cpu")))
     places: dict[nn.Linear, list[tuple[nn.Module, str]]] = {}
     for parent in decoder.modules():
@@ -227,6 +227,6 @@ def _largest(rows: Tensor) -> Tensor:
 
 def _only_on_a_cpu(device: torch.device) -> str:
     return (
-        f"{FLAG} runs on a CPU only, but the device is {device}. Leave the encoder on the CPU, or "
-        "set --encoder.quantization int8 or nf4."
+        f"{ARGUMENT} runs on a CPU only, but the device is {device}. Leave the encoder on the CPU, "
+        'or set `quantization="int8"` or `quantization="nf4"`.'
     )

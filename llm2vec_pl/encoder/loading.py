@@ -1,4 +1,4 @@
-"""How an encoder's parts come to be: weights, step 1, earlier adapters, a new LoRA, shards."""
+"""Loads the parts of an encoder: weights, step 1, earlier adapters, a new LoRA, shards."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class Parts(NamedTuple):
-    """A loaded encoder's."""
+    """The parts of a loaded encoder."""
 
     causal_lm: PreTrainedModel
     decoder: nn.Module
@@ -46,10 +46,10 @@ class Parts(NamedTuple):
 
 
 def load_parts(encoder: Encoder, mesh: DeviceMesh | None, device: torch.device | None) -> Parts:
-    """Reads an encoder's weights and makes of them what its arguments say.
+    """Reads an encoder's weights and prepares them as its arguments say.
 
     Args:
-        encoder: one that is constructed only.
+        encoder: constructed, but not loaded.
         mesh: the ranks that share the decoder's weights; None keeps them whole.
         device: where sharded and quantized weights go; others stay on the CPU.
 
@@ -69,7 +69,7 @@ def load_parts(encoder: Encoder, mesh: DeviceMesh | None, device: torch.device |
         if encoder.bidirectional:
             make_bidirectional(model)
         decoder, lm_head = split_causal_lm(model)
-        if encoder.quantization == INT8_DYNAMIC:  # done by the encoder, when it can embed
+        if encoder.quantization == INT8_DYNAMIC:  # the encoder rounds later, when it can embed
             require_quantizable(decoder, mesh, device)
         decoder = _adapted(encoder, decoder)
         if on_top:
@@ -83,7 +83,7 @@ def load_parts(encoder: Encoder, mesh: DeviceMesh | None, device: torch.device |
             shard_decoder(decoder, lm_head, mesh)
         if files is not None:
             files.read_parameters(places, device)
-            decoder._apply(lambda tensor: tensor)  # FSDP2 takes the new parameters up
+            decoder._apply(lambda tensor: tensor)  # so that FSDP2 notices the new parameters
         if encoder.quantization in BITSANDBYTES:
             keep_unpacked(decoder)
         packs = encoder.padding_free and can_pack(decoder)
@@ -93,10 +93,10 @@ def load_parts(encoder: Encoder, mesh: DeviceMesh | None, device: torch.device |
 
 
 def kept_on_top(encoder: Encoder) -> list[str]:
-    """The adapters that stay on quantized weights as they are: those that were trained on them.
+    """The adapters that stay unmerged on quantized weights: those that were trained on them.
 
-    Merged, they would have to be added to the weights before those are rounded, or to others than
-    they were trained on: the embeddings would not be those that were validated.
+    To merge them, they would have to be added to the weights before rounding, on which they were
+    not trained: the embeddings would not be those that were validated.
     """
     kept: list[str] = []
     if encoder.quantization in BITSANDBYTES:
@@ -108,21 +108,21 @@ def kept_on_top(encoder: Encoder) -> list[str]:
 
 
 def _warn_of_other_weights(encoder: Encoder) -> None:
-    """Says where an adapter that was trained on quantized weights comes into others."""
+    """Warns if an adapter that was trained on quantized weights is merged into others."""
     kinds = {adapter_settings(f).get("quantization") for f in encoder.adapters}
     others = sorted(str(kind) for kind in kinds - {None, encoder.quantization})
     if others:
         now = encoder.quantization or "full precision"
         warnings.warn(
-            f"An adapter that was trained on weights in {others[0]} is merged into those in {now}: "
-            "its embeddings are nearly, not just, those that were validated. For the same ones set "
-            f"--encoder.quantization {others[0]}.",
+            f"An adapter that was trained on weights in {others[0]} is merged into those in {now}. "
+            "Its embeddings are close to those that were validated, but not the same. For the same "
+            f"embeddings, set `quantization={others[0]!r}`.",
             stacklevel=2,
         )
 
 
 def adapters_below(encoder: Encoder) -> list[str]:
-    """The adapters that are not in what is saved of an encoder, and lie beside it."""
+    """The adapters that are saved beside an encoder, since its saved weights lack them."""
     if encoder.lora_rank:
         return encoder.adapters
     return encoder.adapters[:-1] if kept_on_top(encoder) else []
@@ -137,7 +137,7 @@ def _read(
 ) -> tuple[Any, WeightFiles | None]:
     """The causal language model, and the files to fill it from if it is still empty.
 
-    The first `merged` adapters are in its weights.
+    The first `merged` adapters are merged into its weights.
     """
     dtype = getattr(torch, encoder.dtype)
     causal = not encoder.bidirectional
@@ -159,16 +159,16 @@ def _read(
     if encoder.quantization in BITSANDBYTES:
         quantized = quantization_config(encoder.quantization, dtype, device)
         return read_weights(source, dtype, *how, quantized, device), None
-    if (
-        mesh is not None and not encoder.lora_options["dora"]
-    ):  # whose magnitudes are made from the weights
+    # DoRA computes its magnitudes from the weights, so they must be there first.
+    if mesh is not None and not encoder.lora_options["dora"]:
         model = empty_weights(source, dtype, *how)
         if files := WeightFiles.of(source, model):
             files.read_buffers(model)
             return model, files
         warnings.warn(
-            f"The files of {source.base_name} do not hold its weights as they are used: each rank "
-            "reads the whole model before it keeps its share, and needs memory for it.",
+            f"The files of {source.base_name} hold its weights in another form than the model "
+            "uses: each rank reads the whole model before it keeps its share, and needs memory "
+            "for all of it.",
             stacklevel=2,
         )
     return read_weights(source, dtype, *how), None
@@ -189,22 +189,22 @@ def _adapted(encoder: Encoder, decoder: Any) -> Any:
     if encoder.gradient_checkpointing:
         _forget_input_hooks(adapted)
     for config in adapted.peft_config.values():
-        # peft takes the folder that the weights were read from, which may be a cache's.
+        # peft records the folder that the weights were read from, which may be in a cache.
         config.base_model_name_or_path = encoder.source.base
         config.revision = encoder.source.revision
     return adapted
 
 
 def _forget_input_hooks(decoder: Any) -> None:
-    """Removes what transformers and peft hang on the embedding for reentrant checkpointing.
+    """Removes the hooks of transformers and peft on the embedding, for reentrant checkpointing.
 
-    Ours is not reentrant, and such a hook cannot be pickled.
+    Ours is not reentrant, and such hooks cannot be pickled.
     """
     decoder.get_input_embeddings()._forward_hooks.clear()
 
 
 def freeze_unused(decoder: nn.Module) -> tuple[str, ...]:
-    """Freezes the weights that a text's states do not depend on, and gives their names.
+    """Freezes the weights that a text's states do not depend on, and returns their names.
 
     Nothing could train them, and an optimizer's weight decay would only shrink them.
     """
@@ -217,7 +217,7 @@ def freeze_unused(decoder: nn.Module) -> tuple[str, ...]:
 
 
 def freeze_beside(lm_head: nn.Module, decoder: nn.Module) -> None:
-    """Freezes what the head has of its own, as its bias: weights tied to the decoder's stay."""
+    """Freezes the head's own weights, such as its bias, but not those tied to the decoder."""
     shared = set(decoder.parameters())
     for p in lm_head.parameters():
         if p not in shared:
@@ -226,7 +226,7 @@ def freeze_beside(lm_head: nn.Module, decoder: nn.Module) -> None:
 
 @contextlib.contextmanager
 def _in_float32() -> Iterator[None]:
-    """Under `--trainer.precision bf16-true` Lightning makes bfloat16 of what has no dtype."""
+    """Creates tensors in float32 by default, also under Lightning's precision `bf16-true`."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:

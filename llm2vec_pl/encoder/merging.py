@@ -1,4 +1,4 @@
-"""A model with its earlier adapters merged in, kept on disk: to be sharded or quantized from."""
+"""A model with its earlier adapters merged in, cached on disk to be sharded or quantized."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def merged_weights(
         source: of the weights that the adapters were trained on.
         adapters: folders, in the order of merging.
         dtype: of the merged weights.
-        attention: as those of `read_weights`, and the rest too.
-        attention_dropout: chance of an attention weight to be dropped.
+        attention: as in `read_weights`, like the arguments that follow.
+        attention_dropout: probability of dropping an attention weight.
         trust_remote_code: run modelling code that comes with the weights.
         causal: build a causal model, whatever the configuration says.
 
@@ -56,8 +56,8 @@ def merged_source(
     """Where to read the weights with these adapters merged in.
 
     One process of a node merges in float32, as always, and keeps the result in the package's
-    cache, as large as the model itself. Sharded and quantized decoders need it there: a rank has no
-    room for the whole model, and a LoRA cannot be merged into 4 bits without loss.
+    cache; it is as large as the model itself. Sharded and quantized decoders are read from there: a
+    rank has no room for the whole model, and a LoRA cannot be merged into 4 bits without loss.
 
     Args:
         source: of the weights that the adapters were trained on.
@@ -74,7 +74,7 @@ def merged_source(
         "weights": origin.base,
         "adapters": origin.adapters,
         "dtype": str(dtype),
-        "written": 2,  # another number for another way of merging
+        "written": 2,  # to be raised when merging changes
     }
 
     def write(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What an encoder is made from, and the refusal to put an adapter on anything else."""
+"""What an encoder is made from, and refusing to put an adapter on anything else."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def origin_of(source: Source, adapters: Sequence[str]) -> Origin:
     """The fingerprints of full weights and of the adapters on top of them.
 
     Args:
-        source: of the weights, which are fetched where the hub's cache lacks them.
+        source: of the weights, which are fetched if the hub's cache lacks them.
         adapters: folders, in the order of merging.
     """
     files: Sequence[str | Path] = weight_files(source) or sorted(
@@ -38,12 +38,12 @@ def origin_of(source: Source, adapters: Sequence[str]) -> Origin:
 
 
 def pinned_flags(encoder: Encoder) -> dict[str, Any]:
-    """The `--encoder` flags that name just what this encoder is made from.
+    """The `--encoder` flags that name exactly what this encoder is made from.
 
-    `runs/mntp` is another run later, and a branch of the hub another commit.
+    `runs/mntp` may be another run later, and a branch on the hub another commit.
 
     Args:
-        encoder: one that need not be loaded.
+        encoder: loaded or not.
     """
     source = encoder.source
     further = encoder.adapters[len(source.adapters) :]
@@ -58,14 +58,14 @@ def pinned_flags(encoder: Encoder) -> dict[str, Any]:
 
 
 def require_origin(encoder: Encoder, origin: Origin | None) -> None:
-    """Checks that adapters come onto the weights that they were trained on.
+    """Checks that adapters are put on the weights that they were trained on.
 
     Args:
         encoder: one that is being loaded.
-        origin: what it is loaded from; None of random weights.
+        origin: what it is loaded from; None for random weights.
 
     Raises:
-        UserError: with what was expected, what came and what to do.
+        UserError: if the weights or earlier adapters are different ones.
     """
     if origin is None:
         return
@@ -73,29 +73,29 @@ def require_origin(encoder: Encoder, origin: Origin | None) -> None:
         if expected != origin.base:
             raise UserError(
                 f"The adapter {adapter} was trained on weights with the fingerprint {expected}, "
-                f"but {encoder.source.base_name} has {origin.base} now: it would embed wrongly. "
-                'Put the former weights back, or write where they lie as "base_model" in the '
-                "adapter's llm2vec_config.json. To use it on these weights all the same, delete "
+                f"but {encoder.source.base_name} now has {origin.base}: its embeddings would be "
+                'wrong. Put the former weights back, or write their place as "base_model" in the '
+                "adapter's llm2vec_config.json. To use it on these weights anyway, delete "
                 '"base_fingerprint" there.'
             )
     for i, folder in enumerate(encoder.adapters):
         missing = set(_earlier_fingerprints(folder)) - set(origin.adapters[:i])
         if missing:
             raise UserError(
-                f"The adapter {display_name(folder)} was trained on top of earlier ones, of which "
-                f"{len(missing)} are missing or changed. Name it with --encoder.model_name, which "
-                "brings them along, not with --encoder.adapters."
+                f"The adapter {display_name(folder)} was trained on top of earlier ones, but "
+                f"{len(missing)} of them are missing or have changed. Give it as `model_name`, "
+                "which brings them along, not in `adapters`."
             )
     if encoder.fingerprint not in (None, str(origin)):
         raise UserError(
-            f"--encoder.fingerprint {encoder.fingerprint} is not that of {encoder.source.name}, "
-            f"which has {origin}: something else lies there now. Name the weights and adapters of "
-            "before, or set --encoder.fingerprint null to train on these."
+            f"`fingerprint={encoder.fingerprint!r}` is not that of {encoder.source.name}, which "
+            f"has {origin}: its weights or adapters have changed. Name the former weights and "
+            "adapters, or set `fingerprint=None` to use these."
         )
 
 
 def _earlier_fingerprints(folder: str) -> list[str]:
-    """Of the adapters that one was trained on top of, where that is known."""
+    """Fingerprints of the adapters that one was trained on top of, as far as known."""
     recorded = adapter_settings(folder).get("earlier_adapters")
     if recorded is not None:
         return [earlier["fingerprint"] for earlier in recorded]
@@ -103,7 +103,7 @@ def _earlier_fingerprints(folder: str) -> list[str]:
 
 
 def recorded_origin(encoder: Encoder) -> dict[str, Any]:
-    """What a checkpoint says about what its weights were trained on."""
+    """What a checkpoint records about the weights that its own were trained on."""
     return {
         "model_name": encoder.source.name,
         "revision": encoder.source.name_revision,
@@ -112,7 +112,7 @@ def recorded_origin(encoder: Encoder) -> dict[str, Any]:
 
 
 def require_same_origin(checkpoint: dict[str, Any], encoder: Encoder, flag: str) -> None:
-    """Checks that a checkpoint comes back onto what it was trained on.
+    """Checks that a checkpoint is opened on the weights that it was trained on.
 
     Args:
         checkpoint: as Lightning reads it; one from before this was recorded passes.
@@ -120,18 +120,18 @@ def require_same_origin(checkpoint: dict[str, Any], encoder: Encoder, flag: str)
         flag: what was asked for, to begin the error with.
 
     Raises:
-        UserError: if something else lies below the encoder.
+        UserError: if the encoder is made from other weights.
     """
     before, now = checkpoint.get("origin") or {}, recorded_origin(encoder)
     expected = before.get("fingerprint")
     if expected is None or now["fingerprint"] is None or expected == now["fingerprint"]:
         return
-    place = f"--encoder.model_name {before['model_name']}"
+    place = f"`model_name={before['model_name']!r}`"
     if before.get("revision"):
-        place += f" --encoder.revision {before['revision']}"
+        place += f" and `revision={before['revision']!r}`"
     raise UserError(
         f"{flag}: the checkpoint was trained on {before['model_name']} with the fingerprint "
         f"{expected}, but this encoder is made from {now['model_name']} with "
-        f"{now['fingerprint']}, on which its weights would be wrong. Add {place}, or, if other "
-        "weights lie there now, put the former ones back."
+        f"{now['fingerprint']}, on which its weights would be wrong. Set {place}; if the weights "
+        "there have changed, put the former ones back."
     )

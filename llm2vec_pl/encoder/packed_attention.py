@@ -1,11 +1,12 @@
 """Padding-free batches: texts laid end to end, (1, T), each attending to itself only.
 
-A batch that is padded to its longest text spends most of its time on padding. Here the real tokens
-alone go through the decoder, and only attention knows where a text ends. No modelling code is
-touched: transformers builds masks and calls attention through two registries, whose entries are
-wrapped. While a packed batch runs, what they build in a mask's place says where the texts lie, and
-attention that gets such a mask sees each text alone. A mask is an argument of every layer, so that
-a layer that is run again in the backward pass (gradient checkpointing) gets that of its own batch.
+A batch that is padded to its longest text spends most of its time on padding. Here only the real
+tokens go through the decoder, and only attention knows where a text ends. No modelling code is
+changed: transformers builds masks and calls attention through two registries, whose entries are
+wrapped. While a packed batch runs, they build an object in place of the mask that says where the
+texts are, and attention that gets one handles each text alone. Every layer gets the mask as an
+argument, so a layer that runs again in the backward pass (gradient checkpointing) gets that of its
+own batch.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ PACKED = ("sdpa", *FLASH)
 """transformers' attention implementations that can run packed texts."""
 
 VARLEN_HEAD = 256
-"""The largest head, in numbers, that the kernel behind `varlen_attn` takes."""
+"""The largest head size that the kernel behind `varlen_attn` takes."""
 
 
 def packed_states(decoder: nn.Module, input_ids: Tensor, texts: PackedTexts) -> Tensor:
@@ -83,13 +84,13 @@ _current: ContextVar[PackedTexts | None] = ContextVar("packed texts", default=No
 
 @dataclass(frozen=True)
 class PackedMask:
-    """What stands in a mask's place when texts are packed.
+    """Takes the place of a mask when texts are packed.
 
     Args:
-        texts: where they lie.
-        of_length: the ordinary mask of one text of L tokens alone, (1, 1, L, L), or None.
-        window: how many tokens a token sees on a side, itself included; None for all.
-        is_band: whether the window says all about the mask.
+        texts: where they are.
+        of_length: gives the ordinary mask of a single text of L tokens, (1, 1, L, L), or None.
+        window: how many tokens a token sees on each side, itself included; None for all.
+        is_band: whether the window alone describes the mask.
     """
 
     texts: PackedTexts
@@ -99,12 +100,12 @@ class PackedMask:
 
 
 def install_packing() -> None:
-    """Lets transformers' attention take packed texts; what is not packed runs as ever.
+    """Lets transformers' attention take packed texts; batches that are not packed run as before.
 
-    The registries belong to a process, so that each one that runs packed texts has to do this. A
-    second call changes nothing; what others have registered meanwhile is wrapped in its turn.
+    The registries belong to a process, so each process that runs packed texts has to do this. A
+    second call wraps what others have registered since then, and otherwise changes nothing.
     """
-    install_symmetric_masks()  # first, whatever is loaded first: packed masks are made of these
+    install_symmetric_masks()  # must come first: packed masks are made of these
     masks, functions = AttentionMaskInterface(), AttentionInterface()
     for name in PACKED:
         build, attend = masks[name], functions[name]
@@ -120,10 +121,10 @@ def attention_modules(decoder: nn.Module) -> list[nn.Module]:
 
 
 def takes_packed(modules: list[nn.Module]) -> bool:
-    """Whether these modules would call attention that takes packed texts, as they now stand.
+    """Whether these modules currently call attention that takes packed texts.
 
-    Which attention runs can be changed at any time: by `set_attn_implementation`, or by who
-    registers a function of their own.
+    The attention can change at any time: by `set_attn_implementation`, or when someone registers a
+    function of their own.
 
     Args:
         modules: a decoder's `attention_modules`.
@@ -160,7 +161,7 @@ def _mask_builder(build: Callable[..., Any]) -> Callable[..., Any]:
             texts,
             of_length,
             window=kwargs.get("local_size"),
-            is_band=not chunks and not kwargs.get("use_vmap"),  # the latter: a pattern of its own
+            is_band=not chunks and not kwargs.get("use_vmap"),  # use_vmap: an unusual pattern
         )
 
     return build_packed
@@ -200,23 +201,23 @@ def text_by_text(
     mask: PackedMask,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers' own attention gives, called once for all texts of one length.
+    """Runs transformers' own attention, once for all texts of the same length.
 
     Args:
-        attend: the function.
+        attend: transformers' attention function.
         module: the attention module, which says whether it is causal.
-        query: of H heads of size E, (1, H, T, E).
+        query: H heads of size E, (1, H, T, E).
         key: (1, G, T, E), where G divides H.
         value: (1, G, T, E).
-        mask: where the texts lie.
-        kwargs: what the module hands on, as its scaling and dropout.
+        mask: where the texts are.
+        kwargs: what the module passes on, such as its scaling and dropout.
 
     Returns:
         (1, T, H, E), and None for the weights.
     """
     groups = mask.texts.groups
     sizes = [count * length for count, length in groups]
-    # Slices would cost the backward pass a gradient of the whole (1, H, T, E) for each of them.
+    # With slices, the backward pass would make a gradient of the whole (1, H, T, E) for each.
     parts = zip(*(states[0].split(sizes, dim=1) for states in (query, key, value)), strict=True)
     outputs = []
     for (count, length), part in zip(groups, parts, strict=True):
@@ -284,7 +285,7 @@ def flash_arguments(texts: PackedTexts) -> dict[str, Any]:
 
 
 def _precision(states: Tensor) -> torch.dtype:
-    """What autocast would make of these: rotary angles leave queries and keys in float32."""
+    """The dtype that autocast would give these: rotary angles leave queries and keys in float32."""
     kind = states.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype
 
@@ -294,14 +295,15 @@ def _precision(states: Tensor) -> torch.dtype:
 
 @torch.no_grad()
 def can_pack(decoder: nn.Module) -> bool:
-    """Whether texts laid end to end get the states that they get in a padded batch.
+    """Whether texts laid end to end get the same states as in a padded batch.
 
-    Asked of the loaded model itself, by two forward passes over four short texts: whether it calls
-    attention through transformers' registry, carries the mask through, and counts positions as it
-    is told. Convolutions and recurrences run on from one text into the next.
+    Two forward passes of the loaded model over four short texts decide. It has to call attention
+    through transformers' registry, pass the mask through, and use the positions that it is given.
+    Convolutions and recurrences cannot pack: they run on from one text into the next.
 
     Args:
-        decoder: with its weights, on any device and in any dtype; of a sharded one, on all ranks.
+        decoder: with its weights, on any device and in any dtype; if it is sharded, call this on
+            all ranks.
     """
     config: Any = text_config(decoder)
     if config._attn_implementation not in PACKED or not accepts_position_ids(decoder):
@@ -320,7 +322,7 @@ def can_pack(decoder: nn.Module) -> bool:
         with evaluating(decoder), _sdpa(config):
             padded = decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
             packed = packed_states(decoder, ids, texts)
-    # Whatever goes wrong: modelling code that does not expect such a mask fails in its own way.
+    # Any exception: modelling code that does not expect such a mask may fail in any way.
     except Exception:
         forget_unfinished_pass(decoder)
         return False

@@ -1,4 +1,4 @@
-"""Which texts share a batch, and where its real tokens lie once its texts are laid end to end."""
+"""Which texts share a batch, and where its real tokens go when its texts are laid end to end."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from llm2vec_pl.encoder.lengths import send, text_lengths
 
 @dataclass(frozen=True)
 class PackedTexts:
-    """Where the T real tokens of a padded batch (B, L) lie once its texts are laid end to end.
+    """Where the T real tokens of a padded batch (B, L) go when its texts are laid end to end.
 
-    The shortest text comes first, so that texts of one length lie side by side.
+    The shortest text comes first, so that texts of the same length are next to each other.
 
     Args:
-        groups: for each length, the shortest first: how many texts have it, and the length.
-        index: the place in the flattened batch (B * L,) of each token, (T,).
+        groups: (number of texts, length) for each length, the shortest first.
+        index: the place of each token in the flattened batch (B * L,), (T,).
         position_ids: the position of each token in its text, (T,).
         boundaries: where each text begins and the last one ends, (B + 1,), int32.
     """
@@ -37,12 +37,11 @@ class PackedTexts:
 
 
 def pack_texts(attention_mask: Tensor, lengths: Sequence[int] | None = None) -> PackedTexts | None:
-    """Where the real tokens of a batch go; None where there is no padding to leave out.
+    """Where the real tokens of a batch go; None if there is no padding to leave out.
 
     Args:
-        attention_mask: 1 on real tokens, 0 on padding on whatever side, (B, L).
-        lengths: of its texts, (B,), where the host knows them: otherwise a GPU has to be waited
-            for.
+        attention_mask: 1 on real tokens, 0 on padding on either side, (B, L).
+        lengths: of its texts, (B,), if the host knows them; otherwise it has to wait for a GPU.
 
     >>> texts = pack_texts(torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 1]]))
     >>> texts.groups, texts.index.tolist()
@@ -70,13 +69,13 @@ def pack_texts(attention_mask: Tensor, lengths: Sequence[int] | None = None) -> 
 def batches_by_length(
     lengths: Sequence[int], batch_size: int, budget: float, padded: bool = False
 ) -> Iterator[list[int]]:
-    """Batches of texts of like length, the longest first.
+    """Batches of texts of similar length, the longest first.
 
     Args:
         lengths: of the texts, in tokens.
-        batch_size: texts in a batch, at most.
-        budget: tokens in a batch, at most; a text longer than that goes alone.
-        padded: whether a batch costs what its longest text costs, for each of its texts.
+        batch_size: most texts in a batch.
+        budget: most tokens in a batch; a text longer than that goes alone.
+        padded: whether each text in a batch costs as much as the longest.
 
     Yields:
         The places of a batch's texts in `lengths`.

@@ -19,7 +19,7 @@ def pool(hidden_states: Tensor, pooling_mask: Tensor, pooling: Pooling = "mean")
 
     Args:
         hidden_states: states of the decoder's last layer, (B, L, D).
-        pooling_mask: 1 on the tokens to pool, 0 elsewhere, (B, L); at least one a row.
+        pooling_mask: 1 on the tokens to pool, 0 elsewhere, (B, L); at least one per row.
         pooling: how.
 
     Returns:
@@ -41,12 +41,12 @@ def pool(hidden_states: Tensor, pooling_mask: Tensor, pooling: Pooling = "mean")
 def pool_packed(
     hidden_states: Tensor, index: Tensor, pooling_mask: Tensor, pooling: Pooling = "mean"
 ) -> Tensor:
-    """What `pool` gives, from the states of the real tokens alone, laid end to end in any order.
+    """The same as `pool`, from the states of real tokens alone, laid end to end in any order.
 
     Args:
         hidden_states: states of the decoder's last layer, (T, D).
         index: the place of each of them in the flattened batch (B * L,), (T,).
-        pooling_mask: 1 on the tokens to pool, 0 elsewhere, (B, L); at least one a row.
+        pooling_mask: 1 on the tokens to pool, 0 elsewhere, (B, L); at least one per row.
         pooling: how.
 
     Returns:
@@ -69,7 +69,9 @@ def pool_packed(
 def _weights(pooling_mask: Tensor, pooling: Pooling) -> Tensor:
     """The share of each token in its text's embedding, (B, L)."""
     if pooling not in get_args(Pooling):
-        raise ValueError(f"pooling is one of {', '.join(get_args(Pooling))}, but got {pooling!r}.")
+        raise ValueError(
+            f"`pooling` is one of {', '.join(get_args(Pooling))}, but got {pooling!r}."
+        )
     weights = _unscaled(pooling_mask.float(), pooling)
     return weights / weights.sum(dim=1, keepdim=True)
 

@@ -1,4 +1,4 @@
-"""What `llm2vec`, the reference implementation, writes into `llm2vec_config.json`, in our terms."""
+"""Reads the `llm2vec_config.json` of `llm2vec`, the reference implementation, in our terms."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from llm2vec_pl.errors import UserError
 
 POOLINGS = {"mean": "mean", "weighted_mean": "weighted_mean", "last_token": "last"}
-"""The reference's `pooling_mode`, and our `pooling` that gives the same."""
+"""The `pooling` that gives the same as each `pooling_mode` of the reference."""
 
 OWN_TOKENS = {
     "eos_token": "the state of an end token that it writes after each text",
     "bos_token": "the state of the begin token",
 }
-"""Modes that pool a token which is not of the text, as no pooling of ours does."""
+"""Modes that pool a token outside the text, which no `pooling` here does."""
 
 
 def reference_settings(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -26,22 +26,22 @@ def reference_settings(settings: Mapping[str, Any], overrides: Mapping[str, Any]
         overrides: arguments that the user gives instead.
 
     Raises:
-        UserError: for a `pooling_mode` that there is no pooling for, unless one is given.
+        UserError: if no `pooling` matches the `pooling_mode`, unless the user gives one.
     """
     if "pooling_mode" not in settings:
         return {}
     if settings.get("skip_instruction") is False:
         warnings.warn(
-            "llm2vec_config.json says skip_instruction false: an instruction is pooled with its "
-            "text. Write it into the text, not in `instruction`, which is not pooled.",
+            "llm2vec_config.json has skip_instruction false: the reference pools an instruction "
+            "with its text. Here, write it into the text, since `instruction` is not pooled.",
             stacklevel=3,
         )
     longest, length = settings.get("doc_max_length"), settings.get("max_length", 512)
     if longest is not None and longest < length and "max_length" not in overrides:
         warnings.warn(
-            f"llm2vec_config.json says doc_max_length {longest}: the reference cuts a text without "
-            f"its instruction at about so many tokens. Here it is cut at {length} with it, unless "
-            "you set max_length.",
+            f"llm2vec_config.json has doc_max_length {longest}: the reference cuts a text, without "
+            "its instruction, at about that many tokens. Here the two together are cut at "
+            f"{length} tokens, unless you set `max_length`.",
             stacklevel=3,
         )
     mode = settings["pooling_mode"]
@@ -51,7 +51,7 @@ def reference_settings(settings: Mapping[str, Any], overrides: Mapping[str, Any]
         return {"pooling": POOLINGS[mode]}
     pools = OWN_TOKENS.get(mode, "something else")
     raise UserError(
-        f"llm2vec_config.json says pooling_mode {mode!r}: the reference pools {pools}, and here "
-        "only a text's own tokens are pooled. To open it with other embeddings, name a pooling: "
-        "mean, weighted_mean, last or first."
+        f"llm2vec_config.json has pooling_mode {mode!r}: the reference pools {pools}, but here "
+        "only a text's own tokens are pooled. To open it anyway, with other embeddings, set "
+        "`pooling` to mean, weighted_mean, last or first."
     )

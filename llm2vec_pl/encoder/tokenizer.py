@@ -18,8 +18,8 @@ from llm2vec_pl.errors import Faults, UserError
 TokenBatch = dict[str, Any]
 """B texts as tokens: `input_ids`, `attention_mask` and `pooling_mask`, tensors (B, L).
 
-In a trainer `text_lengths` as well: how many tokens of each text the attention mask marks, a tuple
-of B numbers, which stays on the host when the tensors go to a device.
+In a trainer also `text_lengths`: how many tokens each text has, a tuple of B numbers that stays on
+the host when the tensors go to a device.
 """
 TEXT = "{text}"
 # Stands for the text while a chat template is rendered; templates strip and escape odd characters.
@@ -37,18 +37,18 @@ class TextTokenizer:
 
     Args:
         tokenizer: a fast tokenizer (one that gives offsets).
-        max_length: tokens a row may have, special tokens included. Where a row is longer the text
-            is cut at its end, never the instruction or the template.
-        template: what surrounds instruction and text, as `"[INST] {text} [/INST]"`; `"chat"` is
-            the tokenizer's own chat template with the text as the user's turn.
-        control_tokens: whether control tokens spelled out in a text, as `</s>`, count as such;
-            otherwise they are plain characters there. In the template and in instructions, which
-            are not written by those who write the texts, they always count.
-        rendered: the chat template as it was rendered before, with the place of the text: some
-            print the day's date.
+        max_length: most tokens in a row, including special tokens. If a row is longer, the end of
+            the text is cut, never the instruction or the template.
+        template: what surrounds instruction and text, such as `"[INST] {text} [/INST]"`; `"chat"`
+            is the tokenizer's own chat template with the text as the user's turn.
+        control_tokens: whether control tokens that a text spells out, such as `</s>`, count as
+            control tokens; otherwise they are plain characters. In the template and in
+            instructions, which do not come from the authors of the texts, they always count.
+        rendered: the chat template as rendered earlier, with {text} in place of the text; some
+            templates print the day's date.
 
     Raises:
-        UserError: for a slow tokenizer, or a template that is not of this form.
+        UserError: if the tokenizer is slow, or the template does not have this form.
     """
 
     def __init__(
@@ -61,13 +61,13 @@ class TextTokenizer:
     ) -> None:
         if not tokenizer.is_fast:
             raise UserError(
-                f"The tokenizer {type(tokenizer).__name__} gives no character offsets, which tell "
-                "the text from its instruction. Use a model that has a tokenizer.json."
+                f"The tokenizer {type(tokenizer).__name__} gives no character offsets, which are "
+                "needed to tell the text from its instruction. Use a model with a tokenizer.json."
             )
         faults = Faults()
         with faults.noted():
             if max_length < 1:
-                raise UserError(f"--encoder.max_length is at least 1 token, but got {max_length}.")
+                raise UserError(f"`max_length` is at least 1 token, but got {max_length}.")
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.template = template
@@ -80,14 +80,14 @@ class TextTokenizer:
         faults.raise_all()
 
     def freeze(self, rendered: str | None) -> None:
-        """Takes the chat template as it was rendered before; None leaves it as it is."""
+        """Sets the chat template to an earlier rendering; None leaves it as it is."""
         if rendered is not None or self.template != "chat":
             self.rendered = rendered
             self._before, self._after = _surroundings(rendered or self.template)
 
     @property
     def rules(self) -> dict[str, Any]:
-        """All that decides the tokens of a text, beside the tokenizer."""
+        """Everything that decides the tokens of a text, apart from the tokenizer."""
         return {
             "max_length": self.max_length,
             "template": self.template,
@@ -96,7 +96,7 @@ class TextTokenizer:
         }
 
     def __call__(self, texts: Sequence[str], instruction: str | Sequence[str] = "") -> TokenBatch:
-        """Tokenises texts, each under the instruction or its own one.
+        """Tokenises texts, all with one instruction or each with its own.
 
         Args:
             texts: B strings.
@@ -105,8 +105,8 @@ class TextTokenizer:
 
         Returns:
             `input_ids`, `attention_mask` and `pooling_mask`, each (B, L) and padded on the right.
-            The pooling mask is 1 on the text's own tokens; a text without any (the empty one) is
-            pooled over the whole row.
+            The pooling mask is 1 on the text's own tokens; an empty text, which has none, is pooled
+            over the whole row.
 
         Raises:
             UserError: if a text is not a string, or an instruction leaves no room for the text.
@@ -119,12 +119,12 @@ class TextTokenizer:
         return self._pad([self._cut(row.encoding.ids, _inside(row)) for row in rows])
 
     def lengths(self, texts: Sequence[str], instruction: str = "") -> list[int]:
-        """How many tokens each text has in a batch, padding left out, at most `max_length`."""
+        """How many tokens each text has in a batch, without padding; at most `max_length`."""
         rows = self._rows([instruction] * len(texts), texts) if texts else []
         return [min(max(1, len(row.encoding.ids)), self.max_length) for row in rows]
 
     def _rows(self, instructions: Sequence[str], texts: Sequence[str]) -> list[Row]:
-        """The tokens of each row, not cut yet."""
+        """The tokens of each row, before cutting."""
         try:
             return self._encode([self._before + each for each in instructions], texts)
         except (TypeError, UnicodeEncodeError):
@@ -156,8 +156,8 @@ class TextTokenizer:
     def _tokens(self, rows: list[str]) -> list[Encoding]:
         backend = self.tokenizer.backend_tokenizer
         with _settling:
-            # What other calls leave behind. Set while another thread tokenises it would be an
-            # error, so that it is only set where it must be.
+            # Other calls leave these settings behind. To change one while another thread tokenises
+            # is an error, so they are changed only if they must be.
             if backend.padding is not None:
                 backend.no_padding()
             if backend.truncation is not None:
@@ -169,7 +169,7 @@ class TextTokenizer:
             add_special_tokens=self._adds_special_tokens,
             return_attention_mask=False,
             return_token_type_ids=False,
-            verbose=False,  # longer than the model's maximum: cut later
+            verbose=False,  # rows longer than the model's maximum are cut later
         ).encodings
         assert encodings is not None  # the tokenizer is fast
         return encodings
@@ -177,8 +177,9 @@ class TextTokenizer:
     def _chat_template(self) -> str:
         if not self.tokenizer.chat_template:
             raise UserError(
-                "--encoder.template chat needs a tokenizer that has a chat template, but "
-                f"{self.tokenizer.name_or_path} has none. Write one: '[INST] {TEXT} [/INST]'."
+                '`template="chat"` needs a tokenizer that has a chat template, but '
+                f"{self.tokenizer.name_or_path} has none. Write one, such as "
+                f"'[INST] {TEXT} [/INST]'."
             )
         turn = [{"role": "user", "content": PLACEHOLDER}]
         rendered: Any = self.tokenizer.apply_chat_template(
@@ -193,12 +194,12 @@ class TextTokenizer:
             if len(own) <= surplus:
                 raise UserError(
                     f"The instruction, template and special tokens take {len(ids) - len(own)} "
-                    f"tokens, which leaves no room for the text in max_length {self.max_length}. "
-                    "Shorten the instruction or raise --encoder.max_length."
+                    f"tokens, which leaves no room for the text in `max_length={self.max_length}`. "
+                    "Shorten the instruction or raise `max_length`."
                 )
             first, last = own[-surplus], own[-1] + 1
             ids, pooled = ids[:first] + ids[last:], pooled[:first] + pooled[last:]
-        if not ids:  # the empty text under a tokenizer that adds no special tokens
+        if not ids:  # an empty text, and a tokenizer that adds no special tokens
             ids, pooled = [_some_token(self.tokenizer)], [True]
         return ids, pooled if any(pooled) else [True] * len(ids)
 
@@ -218,7 +219,7 @@ class TextTokenizer:
 
 
 class Row(NamedTuple):
-    """The tokens of a row, and which of the characters that they refer to are the text."""
+    """The tokens of a row, and the characters at which its text starts and ends."""
 
     encoding: Encoding
     start: int
@@ -226,9 +227,9 @@ class Row(NamedTuple):
 
 
 def well_formed(text: str) -> str:
-    r"""The text with U+FFFD in the place of half characters, of which UTF-8 has none.
+    r"""The text with U+FFFD in place of lone surrogates, which UTF-8 cannot encode.
 
-    They come from strings that were cut by UTF-16 units, as JavaScript does it; two halves that
+    They come from strings that were cut between UTF-16 units, as JavaScript does; two halves that
     belong together become their character.
 
     >>> well_formed("cut \ud83d, whole \ud83d\ude00") == "cut \ufffd, whole \U0001f600"
@@ -244,8 +245,8 @@ def _surroundings(template: str | None) -> tuple[str, str]:
     template = well_formed(template)
     if template.count(TEXT) != 1:
         raise UserError(
-            f"A template holds {TEXT} once, as '[INST] {TEXT} [/INST]', or is 'chat', "
-            f"but got {template!r}. Change --encoder.template."
+            f"`template` holds {TEXT} once, as in '[INST] {TEXT} [/INST]', or is 'chat', but got "
+            f"{template!r}. Write {TEXT} where the text goes."
         )
     before, after = template.split(TEXT)
     return before, after
@@ -255,7 +256,7 @@ def strings(texts: Sequence[str], kind: str = "text") -> list[str]:
     """The texts as a list.
 
     Raises:
-        UserError: if one of them is not a string, or all of them are one.
+        UserError: if one of them is not a string, or `texts` is a single string.
     """
     if isinstance(texts, str):
         raise UserError("Expected a list of texts, but got one string. Put it in a list.")
@@ -266,7 +267,7 @@ def strings(texts: Sequence[str], kind: str = "text") -> list[str]:
         if not isinstance(text, str):
             raise UserError(
                 f"{kind.capitalize()}s are strings, but {kind} {i} is {text!r} "
-                f"({type(text).__name__})."
+                f"({type(text).__name__}). Convert it, or leave it out."
             )
     return texts
 
@@ -291,8 +292,8 @@ def each_instruction(instruction: str | Sequence[str], count: int) -> list[str]:
 def _inside(row: Row) -> list[bool]:
     """Which tokens hold a character of the text, given each token's span of characters.
 
-    Some byte-level tokenizers trim blanks from the spans: a blank alone has the empty span that
-    lies at its end.
+    Some byte-level tokenizers trim blanks from the spans: a blank alone has an empty span, at its
+    end.
     """
     start, end = row.start, row.end
     spans, special = row.encoding.offsets, row.encoding.special_tokens_mask
@@ -309,9 +310,9 @@ def _some_token(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def join(batches: Sequence[TokenBatch]) -> TokenBatch:
-    """The rows of several token batches as one, padded to the longest.
+    """Joins the rows of several token batches into one, padded to the longest.
 
-    It has `text_lengths` if all of them have.
+    It has `text_lengths` if all of them do.
 
     >>> short, long = ({"input_ids": torch.ones(1, n)} for n in (1, 2))
     >>> join([short, long])["input_ids"].tolist()

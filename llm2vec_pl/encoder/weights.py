@@ -30,13 +30,13 @@ def read_weights(
     """The causal language model with its weights, in evaluation mode.
 
     Args:
-        source: where they lie.
+        source: where they are.
         dtype: of the weights.
         attention: transformers' attention implementation; the architecture's best one if None.
-        attention_dropout: chance of an attention weight to be dropped; the model's own if None.
+        attention_dropout: probability of dropping an attention weight; the model's own if None.
         trust_remote_code: run modelling code that comes with the weights.
         causal: build a causal model, whatever the configuration says.
-        quantization: transformers' configuration of it, if any.
+        quantization: transformers' quantization configuration, if any.
         device: where quantized weights go; others are read onto the CPU.
 
     Raises:
@@ -74,7 +74,7 @@ def random_weights(
     trust_remote_code: bool = False,
     causal: bool = False,
 ) -> PreTrainedModel:
-    """A causal language model that knows nothing yet; arguments as those of `read_weights`."""
+    """A causal language model with random weights; arguments as in `read_weights`."""
     from transformers import AutoModelForCausalLM
 
     config = copy.deepcopy(config)
@@ -96,7 +96,7 @@ def random_weights(
 def empty_weights(source: Source, dtype: torch.dtype, *how: Any) -> PreTrainedModel:
     """The causal language model without memory for its weights: parameters on the meta device.
 
-    Buffers are real. It is in training mode; arguments as those of `read_weights`.
+    Buffers are real. It is in training mode; arguments as in `read_weights`.
     """
     from accelerate import init_empty_weights
     from transformers import AutoConfig
@@ -104,18 +104,20 @@ def empty_weights(source: Source, dtype: torch.dtype, *how: Any) -> PreTrainedMo
     config = AutoConfig.from_pretrained(
         source.base, revision=source.revision, trust_remote_code=how[2] if how else False
     )
-    # Some modelling code draws numbers for weights that are not there: a LoRA gets them after that.
+    # Some modelling code draws random numbers even for weights without memory. Those that a LoRA
+    # is drawn from must not depend on this.
     with torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False):
         model = random_weights(source, config, dtype, *how)
-    model.tie_weights()  # each use has got a parameter of its own
+    model.tie_weights()  # each use was given its own parameter
     return model
 
 
 def causal_lm_class(config: PretrainedConfig) -> Any:
-    """What loads this configuration's causal language model: `AutoModelForCausalLM`, if it can.
+    """The class that loads this configuration's causal language model.
 
-    It knows the text models of mllama and emu3 only inside of a model that reads images too. Saved
-    by themselves, as a full fine-tuning leaves them, they are opened by their own class.
+    This is `AutoModelForCausalLM`, if it can. It knows the text models of mllama and emu3 only as
+    parts of a model that reads images too. Saved on their own, as full fine-tuning leaves them,
+    they are opened by their own class.
     """
     from transformers import AutoModelForCausalLM
 
@@ -132,10 +134,10 @@ def causal_lm_class(config: PretrainedConfig) -> Any:
 
 
 def cast_weights(encoder: nn.Module, dtype: torch.dtype) -> None:
-    """Casts an encoder's weights in place: the frozen ones, or all where none is frozen beside.
+    """Casts an encoder's weights in place, except for those of adapters.
 
-    Buffers stay as they are, since positions need float32, and so do sharded weights, which have
-    been cast as they were read.
+    Buffers stay as they are, since positions need float32. So do sharded weights, which were cast
+    as they were read.
 
     Args:
         encoder: with its weights.
@@ -154,18 +156,17 @@ def require_attention_dropout(config: PretrainedConfig, dropout: float | None) -
 
     Args:
         config: of the text decoder.
-        dropout: chance of an attention weight to be dropped; None asks for nothing.
+        dropout: probability of dropping an attention weight; None is always possible.
 
     Raises:
-        UserError: if it is no probability, or the architecture's attention drops nothing.
+        UserError: if it is not a probability, or the architecture's attention has no dropout.
     """
     if dropout is not None and not 0.0 <= dropout < 1.0:
-        raise UserError(f"--encoder.attention_dropout lies in [0, 1), but got {dropout}.")
+        raise UserError(f"`attention_dropout` lies in [0, 1), but got {dropout}.")
     if dropout and _entry(config) is None:
         raise UserError(
-            f"--encoder.attention_dropout {dropout}: the attention of {config.model_type} has no "
-            "dropout that its configuration sets. Leave it out, and drop inputs of the LoRA "
-            "instead: --encoder.lora_dropout."
+            f"`attention_dropout={dropout}`: the attention of {config.model_type} has no dropout "
+            "that its configuration sets. Leave it out, and set `lora_dropout` instead."
         )
 
 
@@ -177,7 +178,7 @@ def _entry(config: PretrainedConfig) -> str | None:
 
 
 def _set_attention_dropout(config: PretrainedConfig, dropout: float | None) -> dict[str, Any]:
-    """Writes the dropout where modules find it when they are built; returns what stood there."""
+    """Writes the dropout where modules find it when they are built; returns the former value."""
     text = config.get_text_config(decoder=True)
     name = _entry(text)
     if dropout is None or name is None:
@@ -188,7 +189,7 @@ def _set_attention_dropout(config: PretrainedConfig, dropout: float | None) -> d
 
 
 def _forget_attention_dropout(model: PreTrainedModel, own: dict[str, Any]) -> PreTrainedModel:
-    """Puts the configuration back: it is saved, and the next stage must not train by this one's."""
+    """Restores the configuration, which is saved: the next stage must not inherit the dropout."""
     text: Any = type(model.config.get_text_config(decoder=True))
     for module in model.modules():
         config = getattr(module, "config", None)

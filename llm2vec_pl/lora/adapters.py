@@ -1,9 +1,9 @@
-"""Trained adapters: read from disk, fitted to the decoder, merged into its weights or put on them.
+"""Trained adapters: read from disk, fitted to the decoder, and merged into it or put on top.
 
-An adapter's keys are those of the model that it was trained on: a causal language model
-(`base_model.model.model.layers…`, as most on the hub) or the inner decoder
-(`base_model.model.layers…`, as those of LLM2Vec). Both fit, and each key is used, or an error names
-those that are not: an adapter that is left out in part embeds wrongly without a word.
+An adapter's keys follow the model that it was trained on: a causal language model
+(`base_model.model.model.layers…`, like most on the hub) or the inner decoder
+(`base_model.model.layers…`, like those of LLM2Vec). Both fit. Every key is used, or an error names
+those that cannot be: an adapter applied in part would silently give wrong embeddings.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from llm2vec_pl.lora.dropout import fuse_dropout
 PREFIX = "base_model.model."
 NAME = "default"
 EARLIER_NAME = "earlier_"
-"""Begins the names, in a model, of adapters that are not merged into its quantized weights."""
+"""How the names of adapters begin that lie unmerged on top of quantized weights."""
 
 WRAPPERS = frozenset(
     {"model", "transformer", "decoder", "language_model", "text_model", "gpt_neox"}
@@ -33,15 +33,15 @@ WRAPPERS = frozenset(
 """Modules around a text decoder that an adapter's keys may name and this model may lack."""
 
 LOADED = ("is_loaded_in_4bit", "is_loaded_in_8bit")
-"""By these peft knows quantized models."""
+"""Attributes by which peft recognises quantized models."""
 
 
 class Layout(NamedTuple):
-    """What an adapter's keys are relative to.
+    """An adapter's weights, and the model that their keys are relative to.
 
     Args:
         root: the causal language model, or its decoder.
-        weights: the adapter's, by keys that begin inside the root.
+        weights: the adapter's weights, by keys that begin inside the root.
     """
 
     root: PreTrainedModel
@@ -73,14 +73,14 @@ def merge_adapters(model: PreTrainedModel, adapters: Iterable[str]) -> PreTraine
 
 
 def put_on_top(model: PreTrainedModel, adapters: Sequence[str], trained: bool) -> None:
-    """Puts adapters on a decoder's weights as they are, frozen, without merging them.
+    """Puts adapters on top of a decoder's weights, frozen and unmerged.
 
-    For quantized weights, which cannot take an adapter up without being rounded anew.
+    This is for quantized weights, which would have to be rounded again to merge an adapter.
 
     Args:
-        model: a causal language model; a new LoRA on its decoder, if any, is there already.
+        model: a causal language model; a new LoRA on its decoder, if any, must be there already.
         adapters: folders, in the order in which they were trained.
-        trained: whether there is a new LoRA, which is to be trained on top of them.
+        trained: whether there is a new LoRA to be trained on top of them.
 
     Raises:
         UserError: if an adapter does not fit the decoder, or only in part.
@@ -92,7 +92,7 @@ def put_on_top(model: PreTrainedModel, adapters: Sequence[str], trained: bool) -
     for folder, name in zip(adapters, names, strict=True):
         weights, config = _read(folder)
         layout = _fit(weights, model)
-        config.lora_dropout = 0.0  # it is not trained any more
+        config.lora_dropout = 0.0  # it is no longer trained
         with _fitting(folder), without_advice():
             bare = _bare(layout.root)
             inject_adapter_in_model(_for_modules(config, layout), bare, name)
@@ -123,10 +123,10 @@ def _read(folder: str) -> tuple[dict[str, Tensor], Any]:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"The adapter {display_name(folder)} cannot be read ({str(error).splitlines()[0]}). "
-            "Was its copying cut off, or is it of a newer peft than the one installed?"
+            "It may be incomplete, or saved by a newer peft: copy it again, or upgrade peft."
         ) from error
     if not weights:
-        raise UserError(f"The adapter {display_name(folder)} holds no weights. Copy it once more.")
+        raise UserError(f"The adapter {display_name(folder)} holds no weights. Copy it again.")
     if getattr(config, "layer_replication", None):
         raise UserError(
             f"The adapter {display_name(folder)} has layer_replication, which runs layers of the "
@@ -135,15 +135,15 @@ def _read(folder: str) -> tuple[dict[str, Tensor], Any]:
         )
     if config.is_prompt_learning:
         raise UserError(
-            f"The adapter {display_name(folder)} is {config.peft_type.value}, which learns a "
-            "prompt: there is nothing to merge into a decoder's weights. Name a LoRA."
+            f"The adapter {display_name(folder)} is of type {config.peft_type.value}, which learns "
+            "a prompt: there is nothing to merge into a decoder's weights. Name a LoRA."
         )
     config.inference_mode = True
     return {key.removeprefix(PREFIX): value for key, value in weights.items()}, config
 
 
 def _fit(weights: dict[str, Tensor], model: PreTrainedModel) -> Layout:
-    """The root that the keys are relative to, and the keys as they are there."""
+    """The root that the keys are relative to, and the weights by their keys there."""
     decoder = split_causal_lm(model)[0] if _has_head(model) else model
     inner = {key: _inside(key, decoder) for key in weights}
     if all(key == short for key, short in inner.items()):
@@ -159,7 +159,7 @@ def _has_head(model: PreTrainedModel) -> bool:
 
 
 def _inside(key: str, decoder: nn.Module) -> str | None:
-    """A key as seen from inside the decoder; None where it is of another part of the model."""
+    """A key relative to the decoder; None if it belongs to another part of the model."""
     children = {name for name, _ in decoder.named_children()}
     parts = key.split(".")
     while parts and parts[0] not in children:
@@ -170,7 +170,7 @@ def _inside(key: str, decoder: nn.Module) -> str | None:
 
 
 def _untie(model: PreTrainedModel, layout: Layout) -> None:
-    """Gives head and embedding weights of their own where an adapter changes one of the two."""
+    """Gives head and embedding separate weights if an adapter changes one of the two."""
     head: Any = model.get_output_embeddings()
     embedding: Any = model.get_input_embeddings()
     if head is None or getattr(embedding, "weight", None) is not getattr(head, "weight", head):
@@ -204,7 +204,7 @@ def _adapt(layout: Layout, config: Any, folder: str) -> Any:
 
 
 def _is_native(layout: Layout) -> bool:
-    """Whether each key is of a module that is there under this name."""
+    """Whether each key belongs to a module that exists under this name."""
     modules = {name for name, _ in layout.root.named_modules()}
     return all(_module_of(key) in modules for key in layout.weights)
 
@@ -217,7 +217,7 @@ def _module_of(key: str) -> str:
 
 
 def _for_modules(config: Any, layout: Layout) -> Any:
-    """The configuration for just the modules that have keys."""
+    """The configuration, limited to the modules that have keys."""
     if not hasattr(config, "lora_alpha") or config.target_parameters:
         return config
     targets = {_module_of(key) for key in layout.weights if ".lora_" in key}
@@ -229,8 +229,8 @@ def _for_modules(config: Any, layout: Layout) -> Any:
 def _bare(root: PreTrainedModel) -> nn.Module:
     """The same modules without a configuration.
 
-    By that peft would take modules of some architectures for experts, and convert keys that are as
-    they should be.
+    With one, peft would take modules of some architectures for experts, and convert keys that are
+    already right.
     """
     bare = nn.Module()
     for name, child in root.named_children():
@@ -258,13 +258,14 @@ def _load(root: nn.Module, weights: dict[str, Tensor], name: str, folder: str) -
         place = places[key] if key in places else shared[key]
         if place.shape != value.shape:
             raise ValueError(
-                f"{key} is {tuple(value.shape)} in it and {tuple(place.shape)} in the decoder."
+                f"{key} has shape {tuple(value.shape)} in the adapter and {tuple(place.shape)} in "
+                "the decoder."
             )
         place.copy_(value)
 
 
 def _saved_key(key: str, name: str) -> str:
-    """What peft calls a weight of this adapter on disk; the empty string for any other weight."""
+    """What peft calls a weight of this adapter on disk; an empty string for any other weight."""
     before, mark, after = key.partition(f".{name}")
     if not mark or (after and not after.startswith(".")):
         return ""
@@ -281,8 +282,8 @@ def _own_keys(root: nn.Module, name: str) -> list[str]:
 def _refuse_missing(keys: Sequence[str], folder: str) -> None:
     if keys:
         raise UserError(
-            f"The adapter {display_name(folder)} lacks {len(keys)} weights that belong to those it "
-            f"has, such as {keys[0]}. It would be used in part: copy or save it once more."
+            f"The adapter {display_name(folder)} is incomplete: it lacks {len(keys)} weights, such "
+            f"as {keys[0]}. Copy or save it again."
         )
 
 
@@ -290,32 +291,32 @@ def _refuse_unused(keys: Sequence[str], count: int, folder: str) -> None:
     if keys:
         named = ", ".join(key.removeprefix(PREFIX) for key in list(keys)[:3])
         raise UserError(
-            f"The adapter {display_name(folder)} does not fit the decoder it is to be merged into: "
-            f"the model has no place for {len(keys)} of its {count} weights, such as {named}. Name "
-            "the model that it was trained on."
+            f"The adapter {display_name(folder)} does not fit the decoder, which has no place for "
+            f"{len(keys)} of its {count} weights, such as {named}. Name the model that the adapter "
+            "was trained on."
         )
 
 
 @contextlib.contextmanager
 def _fitting(folder: str) -> Iterator[None]:
-    """Turns what peft and torch say of an adapter that does not fit into a `UserError`."""
+    """Turns errors of peft and torch about an adapter that does not fit into a `UserError`."""
     try:
         yield
     except UserError:
         raise
     except (ValueError, RuntimeError, AttributeError) as error:
         raise UserError(
-            f"The adapter {display_name(folder)} does not fit the decoder it is to be merged "
-            f"into: {error}"
+            f"The adapter {display_name(folder)} does not fit the decoder: "
+            f"{str(error).rstrip('.')}. Name the model that the adapter was trained on."
         ) from error
 
 
 @contextlib.contextmanager
 def without_advice() -> Iterator[None]:
-    """Hides warnings of peft's that are not for users.
+    """Hides two of peft's warnings, which do not concern users.
 
-    One asks a model for a property that has another name now, one notes that weights were read from
-    this package's cache.
+    One is about a property of the model that has been renamed, the other about weights that were
+    read from this package's cache.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*`is_gradient_checkpointing` is deprecated.*")

@@ -1,10 +1,10 @@
 """A LoRA's dropout that costs little time on a CPU and little memory anywhere.
 
-PyTorch's draws a random number for each number of the input, one by one on a CPU, where it takes
-as long as the layer that is adapted. And it keeps for the backward pass what it dropped and what
-was left, of each layer, though query, key and value have the same input. Here only the places of
-what is dropped are drawn, the input is kept once for all layers that share it, and what was left is
-made again from both. In half precision the input is kept as it is, not as the LoRA's float32.
+PyTorch's dropout draws a random number for each element of its input, one by one on a CPU, where
+this takes as long as the adapted layer itself. For the backward pass it keeps a mask and an output
+for each layer, though query, key and value have the same input. Here only the places of dropped
+elements are drawn, the input is kept once for all layers that share it, and the output is computed
+again from the two. In half precision the input is kept as it is, not in the LoRA's float32.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 
 def fuse_dropout(decoder: nn.Module) -> None:
-    """Lets the first matrix of each adapter drop its own input.
+    """Moves the dropout of each adapter into its first matrix.
 
     Args:
         decoder: as peft has wrapped it; not with DoRA, whose base layer sees the dropped input too.
@@ -32,15 +32,15 @@ def fuse_dropout(decoder: nn.Module) -> None:
             if type(matrix) is nn.Linear and p < 1:
                 layer.lora_A[name] = DroppedLinear(matrix, p)
                 layer.lora_dropout[name] = nn.Identity()
-                layer.cast_input_dtype_enabled = False  # a copy for each layer; here it is done
+                layer.cast_input_dtype_enabled = False  # peft's makes a copy for each layer
 
 
 class DroppedLinear(nn.Linear):
     """x -> dropout(x) W^T, without a bias.
 
     Args:
-        linear: gives its weight, (R, D).
-        p: the chance of a number of x to be dropped, below 1.
+        linear: the layer whose weight is used, (R, D).
+        p: the probability of dropping an element of x, below 1.
     """
 
     def __init__(self, linear: nn.Linear, p: float) -> None:
@@ -88,16 +88,16 @@ class _DropAndMultiply(torch.autograd.Function):
 
 
 def draw(x: Tensor, p: float) -> Tensor:
-    """The places of what is dropped in the flattened x, some of them more than once.
+    """The places of dropped elements in the flattened x, some of them more than once.
 
-    So many draws leave a number out of all of them with a chance of 1 - p, to one part in x's size.
+    With this many draws, an element is spared with probability 1 - p, up to an error of 1 / size.
     """
     count = round(-log1p(-p) * x.numel())
     return torch.randint(max(1, x.numel()), (count,), device=x.device)
 
 
 def _left(x: Tensor, dropped: Tensor, dtype: torch.dtype) -> Tensor:
-    """A copy of x without what is dropped."""
+    """A copy of x with the dropped elements set to 0."""
     if not len(dropped):
         return x.to(dtype)
     left = x.to(dtype, copy=True, memory_format=torch.contiguous_format)

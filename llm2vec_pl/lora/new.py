@@ -27,8 +27,8 @@ def add_lora(
 ) -> nn.Module:
     """Freezes a decoder and puts a LoRA in float32 on its linear layers (Hu et al. 2021).
 
-    On the inner decoder the adapter's keys are `base_model.model.layers…`, as those of the
-    published LLM2Vec adapters.
+    The adapter goes on the inner decoder, so its keys are `base_model.model.layers…`, like those of
+    the published LLM2Vec adapters.
 
     Args:
         decoder: without its language modelling head.
@@ -38,13 +38,13 @@ def add_lora(
         dropout: on the adapter's input.
         dora: decompose the weight into direction and magnitude (Liu et al. 2024).
         rslora: scale by 1 / sqrt(rank) instead of 1 / rank (Kalajdzievski 2023).
-        targets: ends of the layers' names, or regular expressions; `linear_layers` if None.
+        targets: ends of layers' names, or regular expressions; all of `linear_layers` if None.
 
     Returns:
         The wrapped decoder.
 
     Raises:
-        UserError: if something in targets picks no layer.
+        UserError: if one of the targets matches no layer.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -67,10 +67,10 @@ def add_lora(
 
 @contextlib.contextmanager
 def _real_weights(decoder: nn.Module) -> Iterator[None]:
-    """Weights on the meta device stand on the CPU inside, as one number each in all places.
+    """Puts stand-ins on the CPU for weights on the meta device, each as large as one number.
 
-    peft puts an adapter on the device of its weight: of one on the meta device, nothing would be
-    left. Drawn on the CPU, it has the same numbers as on a decoder that has its weights.
+    peft creates an adapter on the device of its weight, and on the meta device it would be empty.
+    Drawn on the CPU, it gets the same values as on a decoder that has its weights.
     """
     weights = {
         module: weight

@@ -1,4 +1,4 @@
-"""Which layers of a decoder get a LoRA: those that a text trains, and that peft finds again."""
+"""Which layers of a decoder get a LoRA: those that text trains and that peft finds again."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from llm2vec_pl.errors import UserError
 
 
 def linear_layers(decoder: PreTrainedModel, chosen: Sequence[str] | None = None) -> list[str]:
-    """Names that pick the linear layers that a LoRA goes on, as `q_proj` or `down_proj`.
+    """The names of the linear layers that get a LoRA, such as `q_proj` or `down_proj`.
 
-    These are all linear layers but: those that a text's states do not depend on, as towers for
-    images; those whose weight a fused kernel uses past the adapter; those that share their weight,
-    into which two adapters cannot be merged; and those that peft would not find again when it opens
-    the adapter. Routers of mixtures of experts are not linear layers of
-    the exact type and stay as they are: an adapter on them would change which expert sees a token.
-    Where there is none of this type, as in falcon, a type derived from it will do.
+    These are all linear layers except those that a text's states do not depend on, such as towers
+    for images; those whose weight a fused kernel uses without the adapter; those that share a
+    weight, since two adapters cannot be merged into one; and those that peft would not find again
+    when it opens the adapter. Routers of mixtures of experts are of other types than plain linear
+    layers and are left alone: an adapter on them would change which expert sees a token. If a
+    decoder has no plain linear layers, as falcon, layers of derived types get the LoRA.
 
     Args:
         decoder: with its weights, or on the meta device; without a LoRA.
         chosen: ends of layers' names, or regular expressions for them; all if None.
 
     Returns:
-        Ends of names, each as short as can be without picking another module.
+        Ends of names, each as short as possible without matching another module.
 
     Raises:
-        UserError: if something chosen picks no layer, or no layer is left.
+        UserError: if an entry of `chosen` matches no layer, or no layer is left.
     """
     layers = used_layers(decoder, _of_linear_type(decoder))
     layers -= {name for name in layers if _is_passed_by(decoder, name)}
@@ -46,14 +46,14 @@ def linear_layers(decoder: PreTrainedModel, chosen: Sequence[str] | None = None)
     picked = _chosen(layers, lost, chosen) if chosen is not None else layers - lost
     if not picked:
         raise UserError(
-            f"--encoder.lora_rank: {decoder.config.model_type} has no linear layer that a LoRA "
-            "could go on. Set --encoder.lora_rank 0."
+            f"`lora_rank`: {decoder.config.model_type} has no linear layer that a LoRA could go "
+            "on. Set `lora_rank=0`."
         )
     if chosen is None and lost:
         warnings.warn(
             f"{decoder.config.model_type}: the LoRA leaves out "
-            f"{', '.join(_shortest_ends(lost, every))}, which peft would take for parts of the "
-            "experts, or not find, when it opens the adapter.",
+            f"{', '.join(_shortest_ends(lost, every))}, which peft would not find, or would take "
+            "for parts of experts, when it opens the adapter.",
             stacklevel=3,
         )
     return _shortest_ends(picked, every)
@@ -67,13 +67,13 @@ def _of_linear_type(decoder: nn.Module) -> list[str]:
 
 
 def _is_passed_by(decoder: nn.Module, name: str) -> bool:
-    """Whether kernels for CUDA multiply with the layer's weight themselves."""
+    """Whether CUDA kernels use the layer's weight without calling the layer."""
     parent, _, own = name.rpartition(".")
     return own == "out_proj" and type(decoder.get_submodule(parent)).__name__ in FUSED_OUT_PROJ
 
 
 def _sharing_weights(decoder: nn.Module) -> set[str]:
-    """The modules that have a weight in common with another, as the shared blocks of zamba."""
+    """The modules that share a weight with another, such as the shared blocks of zamba."""
     owners: dict[int, list[str]] = {}
     for name, module in decoder.named_modules():
         for weight in module.parameters(recurse=False):
@@ -88,14 +88,14 @@ def _chosen(layers: set[str], lost: set[str], patterns: Sequence[str]) -> set[st
             found = {name for name in layers if re.fullmatch(rf"(.*\.)?(?:{pattern})", name)}
         except re.error as error:
             raise UserError(
-                f"--encoder.lora_targets {pattern}: neither the end of a layer's name nor a "
-                f"regular expression ({error})."
+                f"`lora_targets`: {pattern} is neither the end of a layer's name nor a regular "
+                f"expression ({error}). Choose from {', '.join(_kinds(layers - lost))}."
             ) from error
         if not found - lost:
             why = "peft would look for them elsewhere when it opens the adapter" if found else ""
             raise UserError(
-                f"--encoder.lora_targets {pattern} picks no layer that a LoRA can go on"
-                f"{f': {why}' if why else ''}. There are {', '.join(_kinds(layers - lost))}."
+                f"`lora_targets`: {pattern} matches no layer that a LoRA can go on"
+                f"{f', as {why}' if why else ''}. Choose from {', '.join(_kinds(layers - lost))}."
             )
         picked |= found - lost
     return picked
@@ -106,7 +106,7 @@ def _kinds(layers: Iterable[str]) -> list[str]:
 
 
 def _end(name: str, parts: int) -> str:
-    """The last parts of a name; a number is none that says anything without the one before."""
+    """The last `parts` parts of a name, or more if it would begin with a number."""
     split = name.split(".")
     while parts < len(split) and split[-parts].isdigit():
         parts += 1
@@ -114,7 +114,7 @@ def _end(name: str, parts: int) -> str:
 
 
 def _shortest_ends(picked: Iterable[str], every: Iterable[str]) -> list[str]:
-    """The ends of the picked names, as short as can be without picking another module."""
+    """The ends of the picked names, as short as possible without matching another module."""
     ends = {name: [_end(name, n) for n in range(1, name.count(".") + 2)] for name in every}
     owners = Counter(end for name in ends for end in set(ends[name]))
     own = Counter(end for name in picked for end in set(ends[name]))
@@ -125,11 +125,11 @@ def _shortest_ends(picked: Iterable[str], every: Iterable[str]) -> list[str]:
 
 
 def _lost_by_peft(decoder: PreTrainedModel, layers: Iterable[str]) -> set[str]:
-    """The layers whose adapters peft would put elsewhere, or not find, in a saved adapter.
+    """The layers whose adapters peft would misplace or not find when it opens a saved adapter.
 
-    It reads every adapter as if it had been trained with transformers 4, where the experts of a
-    mixture were layers of their own: it takes `gate_proj` for a part of all experts, be it a dense
-    or a shared one, and renames keys as the weights of old checkpoints are.
+    It reads every adapter as if it had been trained with transformers 4, where each expert of a
+    mixture had layers of its own: it takes any `gate_proj` for a part of all experts, even in a
+    dense layer or a shared expert, and renames keys as it renames the weights of old checkpoints.
     """
     try:
         from peft.utils import transformers_weight_conversion as conversion

@@ -177,5 +177,5 @@ def test_a_folder_of_an_earlier_version_offline_does_not_pass_for_whole(
     del settings["earlier_adapters"]
     (two / "llm2vec_config.json").write_text(json.dumps(settings))
     hub.publish("org/two", two)
-    with pytest.raises(UserError, match=r"fetch it once with a network: hf download org/two"):
+    with pytest.raises(UserError, match=r"download it while online: hf download org/two"):
         Encoder.from_pretrained("org/two")

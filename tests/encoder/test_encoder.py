@@ -242,10 +242,10 @@ def test_random_weights_need_no_weights_on_disk(llama_folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"model_name": "/no/such/folder"}, "--encoder.model_name: there is no folder"),
-        ({"random_weights": True}, "Set --encoder.lora_rank 0"),
+        ({"model_name": "/no/such/folder"}, "`model_name`: there is no folder"),
+        ({"random_weights": True}, "Set `lora_rank=0`"),
         ({"max_length": 0}, "max_length"),
-        ({"template": "nothing"}, "--encoder.template"),
+        ({"template": "nothing"}, "`template`"),
     ],
 )
 def test_a_wrong_argument_is_named_before_weights_load(llama_folder, arguments, message):
@@ -255,7 +255,7 @@ def test_a_wrong_argument_is_named_before_weights_load(llama_folder, arguments, 
 
 def test_a_folder_without_weights_says_what_it_holds(llama_folder, tmp_path):
     Encoder(llama_folder).config.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"has no weights .* only config.json"):
+    with pytest.raises(UserError, match=r"has no weights .* holds config\.json"):
         Encoder(str(tmp_path))
 
 

@@ -21,12 +21,12 @@ def test_lengths_are_whole_numbers_whatever_the_mask_is_made_of(dtype):
 
 @pytest.mark.parametrize("told", [(2,), (2, 1, 1), (2, 4)])
 def test_lengths_that_no_such_mask_has_are_an_error(told):
-    with pytest.raises(ValueError, match=r"its attention_mask is \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"its attention_mask has shape \(2, 3\)"):
         text_lengths(torch.tensor([[1, 1, 0], [1, 0, 0]]), told)
 
 
 def test_lengths_of_another_mask_are_an_error():
-    with pytest.raises(RuntimeError, match="text_lengths are not those of its attention_mask"):
+    with pytest.raises(RuntimeError, match="text_lengths do not match its attention_mask"):
         text_lengths(torch.tensor([[1, 1, 0], [1, 0, 0]]), (1, 2))
 
 

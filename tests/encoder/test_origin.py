@@ -94,7 +94,7 @@ def test_a_name_that_moves_on_is_pinned_to_what_it_stood_for(base, tmp_path):
     stage(base, run / "version_1" / "encoder")
     assert Encoder(**flags).load().adapters == [str(first)]
     shutil.copytree(run / "version_1" / "encoder", first, dirs_exist_ok=True)
-    with pytest.raises(UserError, match=r"--encoder\.fingerprint .* something else lies there now"):
+    with pytest.raises(UserError, match="`fingerprint=.* weights or adapters have changed"):
         Encoder(**flags).load()
     assert Encoder(**{**flags, "fingerprint": None}).load().is_loaded
 
@@ -120,7 +120,7 @@ def test_a_checkpoint_is_refused_on_anything_but_what_it_was_trained_on(base, tm
     checkpoint = {"state_dict": weights, "origin": origin_in_checkpoint(trained)}
     trained.on_load_checkpoint(checkpoint)
     other = MNTP(Encoder(str(two), lora_rank=2).load())
-    with pytest.raises(UserError, match=rf"--resume: .* Add --encoder\.model_name {one}"):
+    with pytest.raises(UserError, match=f"--resume: .* Set `model_name='{one}'`"):
         other.on_load_checkpoint(checkpoint)
     other.on_load_checkpoint({"state_dict": weights})  # one from before this was recorded
 

@@ -53,7 +53,7 @@ def test_its_weights_of_the_mean_are_ours(adapter):
 @pytest.mark.parametrize("mode", ["eos_token", "bos_token", "attention"])
 def test_a_mode_that_there_is_no_pooling_for_is_refused_unless_one_is_named(adapter, mode):
     configure(adapter, pooling_mode=mode)
-    with pytest.raises(UserError, match=rf"pooling_mode '{mode}'.*name a pooling"):
+    with pytest.raises(UserError, match=rf"pooling_mode '{mode}'.*set `pooling`"):
         Encoder.from_pretrained(adapter)
     assert Encoder.from_pretrained(adapter, pooling="last").pooling == "last"
 

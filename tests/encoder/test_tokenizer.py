@@ -127,7 +127,7 @@ def test_a_text_of_exactly_max_length_is_not_cut(tokenizer):
 
 
 def test_an_instruction_longer_than_max_length_is_an_error(tokenizer):
-    with pytest.raises(UserError, match=r"leaves no room for the text in max_length 8"):
+    with pytest.raises(UserError, match="leaves no room for the text in `max_length=8`"):
         TextTokenizer(tokenizer, max_length=8)(["cats " * 50], INSTRUCTION * 3)
 
 

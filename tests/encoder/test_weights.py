@@ -83,14 +83,12 @@ def test_the_next_stage_does_not_inherit_attention_dropout(llama_folder, tmp_pat
 
 def test_an_architecture_without_attention_dropout_is_told_what_to_do(tmp_path):
     folder = str(save_model(small("ernie4_5"), tmp_path / "model"))
-    with pytest.raises(
-        UserError, match=r"--encoder.attention_dropout 0\.3.*--encoder.lora_dropout"
-    ):
+    with pytest.raises(UserError, match=r"`attention_dropout=0\.3`.*`lora_dropout`"):
         Encoder(folder, attention_dropout=0.3)
     assert not Encoder(folder, attention_dropout=0.0).is_loaded
 
 
 @pytest.mark.parametrize("dropout", [-0.1, 1.0, 30])
 def test_a_dropout_that_is_no_probability_is_named(llama_folder, dropout):
-    with pytest.raises(UserError, match="--encoder.attention_dropout lies in"):
+    with pytest.raises(UserError, match="`attention_dropout` lies in"):
         Encoder(llama_folder, attention_dropout=dropout)

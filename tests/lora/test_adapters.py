@@ -138,7 +138,7 @@ def test_an_adapter_as_a_pickle_is_refused_before_anything_is_read(llama_folder,
 
 
 def test_full_weights_are_no_adapter(llama_folder):
-    with pytest.raises(UserError, match=r"--encoder\.adapters: .* is no adapter"):
+    with pytest.raises(UserError, match="`adapters`: .* is not an adapter"):
         Encoder(llama_folder, adapters=[llama_folder])
 
 
@@ -165,7 +165,7 @@ def test_an_adapter_named_without_those_below_it_is_refused(llama_folder, tmp_pa
     two = save_encoder(Encoder(str(one)).load(), tmp_path / "2")
     shutil.rmtree(one)
     assert len(Encoder(str(two)).load().adapters) == 2
-    with pytest.raises(UserError, match=r"on top of earlier ones.*--encoder\.model_name"):
+    with pytest.raises(UserError, match="on top of earlier ones.*`model_name`"):
         Encoder(llama_folder, adapters=[str(two)]).load()
 
 

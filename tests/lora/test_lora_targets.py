@@ -95,9 +95,13 @@ def test_layers_are_chosen_by_the_ends_of_their_names_or_by_expressions(
 @pytest.mark.parametrize(
     ("model_type", "chosen", "message"),
     [
-        ("llama", "proj", r"lora_targets proj picks no layer.*There are down_proj, gate_proj"),
-        ("llama", "q_proj(", r"lora_targets q_proj\(: neither the end of a layer's name nor"),
-        ("deepseek_v32", "indexer.wk", "picks no layer that a LoRA can go on"),
+        (
+            "llama",
+            "proj",
+            "`lora_targets`: proj matches no layer.*Choose from down_proj, gate_proj",
+        ),
+        ("llama", "q_proj(", r"`lora_targets`: q_proj\( is neither the end of a layer's name nor"),
+        ("deepseek_v32", "indexer.wk", "matches no layer that a LoRA can go on"),
         ("glm4_moe", "shared_experts.gate_proj", "peft would look for them elsewhere"),
     ],
 )
