@@ -168,7 +168,7 @@ def test_training_in_int8_is_refused(folder):
         enable_model_summary=False,
     )
     batches = [contrastive_batch(objective.encoder)]
-    with pytest.raises(UserError, match="int8_dynamic is for encoding"):
+    with pytest.raises(UserError, match='`quantization="int8_dynamic"` is for encoding'):
         trainer.fit(objective, torch.utils.data.DataLoader(batches, batch_size=None))
 
 
