@@ -54,7 +54,7 @@ def contest(job: dict[str, Any], against: str | None, rounds: int) -> list[Resul
             the first time, or after it has given its memory to the other one.
 
     Returns:
-            The results, ours first.
+        The results, ours first.
 
     Raises:
         UserError: if a contestant cannot run.
