@@ -27,11 +27,9 @@ def write_stand_ins(folder: Path) -> None:
     for task in ("nq", "allnli"):
         write_rows(folder / "echo-data" / f"{task}.jsonl", triplets)
     (folder / "sentences.txt").write_text("\n".join(texts))
-    for split in ("train", "valid"):
-        write_rows(
-            folder / ".." / "shared/data/wikipedia" / f"{split}.jsonl",
-            [{"text": " ".join(texts)}] * 4,
-        )
+    wikipedia = folder / ".." / "shared" / "data" / "wikipedia"
+    write_rows(wikipedia / "train.jsonl", [{"text": " ".join(texts)}])
+    write_rows(wikipedia / "valid.jsonl", [{"text": " ".join(texts[::-1])}])
     rows = [f"{pair['query']},{pair['positive']}" for pair in pairs]
     (folder / "pairs.csv").write_text("\n".join(["question,answer", *rows]))
     scored = [

@@ -21,7 +21,7 @@ from test_architectures import (
 from test_packed_attention import OWN_ATTENTION
 from tiny_models import tiny_causal_lm, tiny_config
 
-from llm2vec_pl import architectures
+from llm2vec_pl.decoder import architectures
 
 ROOT = Path(__file__).parents[1]
 
@@ -111,13 +111,11 @@ def test_each_exception_that_the_tests_know_has_a_member(exceptions):
     assert exceptions & set(SAMPLE)
 
 
-def test_the_architectures_that_the_readme_names_are_in_it():
-    tables = re.findall(r"^\| ([\w.-]+) \| (?:full|hybrid|refused) ", readme(), re.MULTILINE)
-    assert set(tables) <= set(SAMPLE)
-
-
-def readme() -> str:
-    return (ROOT / "README.md").read_text()
+def test_the_architectures_that_the_pages_name_are_in_it():
+    pages = [ROOT / "README.md", *ROOT.glob("docs/*.md")]
+    text = "\n".join(page.read_text() for page in pages)
+    rows = re.findall(r"^\| ([\w.-]+) \| (?:full|hybrid|refused) ", text, re.MULTILINE)
+    assert set(rows) <= set(SAMPLE)
 
 
 def test_the_quick_ones_and_the_sample_are_architectures():

@@ -101,6 +101,7 @@ def run(folder: Path, command: Shown) -> str:
 # Commands ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_recipes_take_the_flags_of_every_command_that_is_shown(place, stand_in_hub):
     """In one process, which builds all of each command but the weights."""
     asked = [[f"recipes/{command.recipe}", *command.flags] for command in RECIPES]

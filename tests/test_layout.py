@@ -125,3 +125,8 @@ def test_a_door_names_only_what_others_take() -> None:
 def _outside(folder: str) -> Iterator[tuple[str, str]]:
     for path in (PACKAGE.parent / folder).rglob("*.py"):
         yield from imports(path)
+
+
+def test_recipes_and_benchmarks_find_what_they_import() -> None:
+    taken = [item for folder in ("recipes", "benchmarks") for item in _outside(folder)]
+    assert {f"{m}.{name}" for m, name in taken if not hasattr(import_module(m), name)} == set()

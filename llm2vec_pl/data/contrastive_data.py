@@ -68,8 +68,8 @@ class ContrastiveData(EncoderData):
     @property
     def tokenize(self) -> TextTokenizer:
         """The tokenizer of the module being trained, or the one attached."""
-        text: TextTokenizer = getattr(self.attached, "text", self.attached)
-        return text
+        tokenize: TextTokenizer = self.attached_tokenizer
+        return tokenize
 
     def prepare_data(self) -> None:
         """Writes what `read_tasks` caches, and the counts of tokens; once on each node."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import LightningDataModule
+from transformers import PreTrainedTokenizerBase
 
+from llm2vec_pl.encoder import TextTokenizer
 from llm2vec_pl.errors import UserError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
     from typing_extensions import Self
 
-    from llm2vec_pl.encoder import Encoder, TextTokenizer
+    from llm2vec_pl.encoder import Encoder
 
 
 class EncoderData(LightningDataModule):
@@ -46,6 +47,13 @@ class EncoderData(LightningDataModule):
                 "or pass it to a Trainer together with a module that has an encoder."
             )
         return encoder
+
+    @property
+    def attached_tokenizer(self) -> Any:
+        """The encoder's `tokenize`, or the tokenizer that was attached in its place."""
+        attached = self.attached
+        is_tokenizer = isinstance(attached, (TextTokenizer, PreTrainedTokenizerBase))
+        return attached if is_tokenizer else getattr(attached, "tokenize", attached)
 
     @property
     def rank(self) -> int:

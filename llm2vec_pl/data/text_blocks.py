@@ -88,12 +88,12 @@ class TextBlocks(EncoderData):
     @property
     def control_tokens(self) -> bool:
         """Whether control tokens spelled out in a text are read as such: the encoder's rule."""
-        return bool(getattr(getattr(self.attached, "text", self.attached), "control_tokens", False))
+        return bool(getattr(self.attached_tokenizer, "control_tokens", False))
 
     @property
     def encoder_length(self) -> int | None:
         """The most tokens of a text that the encoder reads; None for a tokenizer alone."""
-        length = getattr(getattr(self.attached, "text", self.attached), "max_length", None)
+        length = getattr(self.attached_tokenizer, "max_length", None)
         return length if isinstance(length, int) else None
 
     @property

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from llm2vec_pl import lazy_exports
 
 if TYPE_CHECKING:
-    from llm2vec_pl.training.command import Command, Parser
+    from llm2vec_pl.training.command import Command, Help, Parser
     from llm2vec_pl.training.comparison import Comparison
     from llm2vec_pl.training.console import silence_noise
     from llm2vec_pl.training.consolidation import consolidate
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Command",
     "Comparison",
+    "Help",
     "Parser",
     "ShowBatch",
     "consolidate",
@@ -27,6 +28,7 @@ __getattr__, __dir__ = lazy_exports(
     {
         "Command": "command",
         "Comparison": "comparison",
+        "Help": "command",
         "Parser": "command",
         "ShowBatch": "show_batch",
         "consolidate": "consolidation",

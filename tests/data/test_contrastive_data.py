@@ -246,7 +246,7 @@ class Recorder(LightningModule):
 
     def __init__(self, text: TextTokenizer) -> None:
         super().__init__()
-        self.encoder = SimpleNamespace(text=text)
+        self.encoder = SimpleNamespace(tokenize=text)
         self.weight = torch.nn.Parameter(torch.zeros(()))
         self.seen: list[tuple[int, list[int]]] = []
         self.validated = 0

@@ -77,10 +77,10 @@ def test_an_epoch_cut_anywhere_and_gone_on_with_by_others_keeps_the_order(
     for number, (world_size, batch_size, batches) in enumerate(runs):
         until_killed = None if number == len(runs) - 1 else batches
         ranks = ranks_of(rows, world_size, batch_size, start=position)
-        stops = RowBatchSampler(range(rows), batch_size, 0, world_size).stops(position)  # type: ignore[arg-type]
+        ends = RowBatchSampler(range(rows), batch_size, 0, world_size).batch_ends(position)  # type: ignore[arg-type]
         used = [one[:until_killed] for one in ranks]
-        found += in_order(used, min(rows, stops[: len(used[0])][-1]) - position) if used[0] else []
-        position = stops[len(used[0]) - 1] if used[0] else position
+        found += in_order(used, min(rows, ends[: len(used[0])][-1]) - position) if used[0] else []
+        position = ends[len(used[0]) - 1] if used[0] else position
     assert found == in_order(ranks_of(rows), rows)
 
 

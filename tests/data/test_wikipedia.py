@@ -328,7 +328,7 @@ def test_blocks_have_the_encoders_length_unless_another_is_given_which_is_said(
     shown: list[str] = []
     monkeypatch.setattr("llm2vec_pl.data.text_blocks.rank_zero_info", shown.append)
     monkeypatch.setattr("llm2vec_pl.data.wikipedia.rank_zero_info", shown.append)
-    encoder = SimpleNamespace(tokenizer=tokenizer, text=TextTokenizer(tokenizer, max_length=24))
+    encoder = SimpleNamespace(tokenizer=tokenizer, tokenize=TextTokenizer(tokenizer, max_length=24))
     for streaming in (False, True):
         data = Wikipedia(str(folder), max_length=given, streaming=streaming)
         data.attach(encoder).setup()  # type: ignore[arg-type]

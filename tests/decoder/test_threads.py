@@ -66,27 +66,27 @@ def test_a_system_without_affinity_or_control_groups_has_all_its_cores(monkeypat
 
 
 def test_threads_are_lowered_to_the_usable_cores(threads, monkeypatch):
-    monkeypatch.setattr("llm2vec_pl.decoder.threads.usable_cores", lambda: 2)
+    monkeypatch.setattr("llm2vec_pl.decoder.cpu.usable_cores", lambda: 2)
     limit_threads()
     assert threads == [2]
 
 
 @pytest.mark.parametrize("cores", [8, 64])
 def test_threads_are_never_raised(threads, monkeypatch, cores):
-    monkeypatch.setattr("llm2vec_pl.decoder.threads.usable_cores", lambda: cores)
+    monkeypatch.setattr("llm2vec_pl.decoder.cpu.usable_cores", lambda: cores)
     limit_threads()
     assert threads == []
 
 
 @pytest.mark.parametrize("variable", ["OMP_NUM_THREADS", "MKL_NUM_THREADS"])
 def test_a_number_of_threads_that_the_user_chose_stays(threads, monkeypatch, variable):
-    monkeypatch.setattr("llm2vec_pl.decoder.threads.usable_cores", lambda: 2)
+    monkeypatch.setattr("llm2vec_pl.decoder.cpu.usable_cores", lambda: 2)
     monkeypatch.setenv(variable, "8")
     limit_threads()
     assert threads == []
 
 
 def test_loading_an_encoder_lowers_the_threads(threads, monkeypatch, llama_folder):
-    monkeypatch.setattr("llm2vec_pl.decoder.threads.usable_cores", lambda: 2)
+    monkeypatch.setattr("llm2vec_pl.decoder.cpu.usable_cores", lambda: 2)
     Encoder(llama_folder).load()
     assert threads == [2]

@@ -159,7 +159,7 @@ def test_the_summary_counts_all_that_was_left_out():
     found = mine(Degrees(), rows, rules, CORPUS)
     assert found.negatives == [["40 other", "50 other"], ["60 other", "50 other"]]
     lines = "\n".join(found.summary(rules))
-    assert "2 queries\n8 candidates\n1 texts left out that are equal" in lines
+    assert "2 queries\n8 candidates\n1 duplicate texts left out" in lines
     assert "3 near candidates left out by max_score" in lines
     positive, negative = (cos(30) + cos(9)) / 2, (cos(40) + cos(50) + cos(29) + cos(39)) / 4
     assert f"{positive:.3f} of the positives, {negative:.3f} of the negatives" in lines
