@@ -1,4 +1,4 @@
-"""Contestants in turn, A B A B, on the same work: a machine that slows down slows both."""
+"""Contestants take turns, A B A B, on the same work: a machine that slows down slows both."""
 
 from __future__ import annotations
 
@@ -24,13 +24,12 @@ WHAT_TO_INSTALL = {
 
 
 class Result(NamedTuple):
-    """What one contestant took.
+    """The time and the memory that one contestant took.
 
     Args:
-        name: of the contestant.
-        seconds: of each round.
-        peak: memory in MiB at its fullest, of the GPU or of the whole process, the highest of all
-            rounds.
+        name: name of the contestant.
+        seconds: seconds of each round.
+        peak: peak memory in MiB of the GPU or of the whole process, the highest of all rounds.
         loaded: memory in MiB with the model loaded, before the work.
     """
 
@@ -41,7 +40,7 @@ class Result(NamedTuple):
 
     @property
     def median(self) -> float:
-        """Seconds of a round."""
+        """The median of the seconds."""
         return statistics.median(self.seconds)
 
 
@@ -49,13 +48,13 @@ def contest(job: dict[str, Any], against: str | None, rounds: int) -> list[Resul
     """Runs this package, and another if one is named, in turn.
 
     Args:
-        job: the work, as `contestants` describes it.
-        against: an interpreter that has llm2vec, or "sentence-transformers"; None runs alone.
-        rounds: measurements of each. What runs first, or has given its memory to the other one,
-            runs once more before it is measured.
+        job: the work, as described in `contestants`.
+        against: an interpreter that has llm2vec, or "sentence-transformers"; None runs only ours.
+        rounds: number of measurements of each. A contestant runs once more before it is measured
+            the first time, or after it has given its memory to the other one.
 
     Returns:
-        Ours first.
+        The results, ours first.
 
     Raises:
         UserError: if a contestant cannot run.
@@ -89,14 +88,14 @@ def contest(job: dict[str, Any], against: str | None, rounds: int) -> list[Resul
 
 
 class Worker:
-    """A contestant in a process of its own, which waits until it is asked.
+    """A contestant in its own process, which waits until it is asked.
 
     Args:
-        name: for messages.
+        name: its name, for messages.
         python: the interpreter.
         contestant: its file.
         job: what it does.
-        folder: for the job and for what the process prints.
+        folder: the folder for the job and for what the process prints.
     """
 
     def __init__(
@@ -118,13 +117,13 @@ class Worker:
                 )
         except OSError as error:
             raise UserError(
-                f"--against expects an interpreter that has llm2vec, as reference/bin/python, or "
-                f"{SENTENCE_TRANSFORMERS}, but {python} cannot be run: {error.strerror}."
+                "--against expects an interpreter that has llm2vec, such as reference/bin/python, "
+                f"or {SENTENCE_TRANSFORMERS}, but {python} cannot be run: {error.strerror}."
             ) from error
         self.loaded = float(self._answer()["loaded"])
 
     def measure(self) -> dict[str, float]:
-        """Seconds and peak memory of doing the work once."""
+        """The seconds and the peak memory of doing the work once."""
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
@@ -139,15 +138,15 @@ class Worker:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise UserError(f"{self.name} ended before it had an answer: {self._why()}")
+            raise UserError(f"{self.name} ended before it answered: {self._why()}")
         answer: dict[str, float] = json.loads(line)
         return answer
 
     def _why(self) -> str:
         if self._process.wait() == -signal.SIGKILL:
             return (
-                "it was killed, as the system does when memory runs out. Set a smaller "
-                "--batch_size, or --encoder.gradient_checkpointing true, which holds for both."
+                "it was killed, as happens when memory runs out. Set a smaller --batch_size, or "
+                "--encoder.gradient_checkpointing true, which applies to both contestants."
             )
         last = self._printed.read_text().strip().splitlines()[-1:] or ["nothing was printed"]
         needed = WHAT_TO_INSTALL.get(self.name)
@@ -165,7 +164,7 @@ def _print_agreement(folder: Path) -> None:
 
 
 def ratios(results: Sequence[Result]) -> tuple[float, float, float] | None:
-    """How many times faster the first is, the median, the least and the most of the rounds."""
+    """How many times faster the first is: the median, the lowest and the highest of the rounds."""
     if len(results) < 2:
         return None
     each = [b / a for a, b in zip(results[0].seconds, results[1].seconds, strict=True)]

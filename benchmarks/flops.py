@@ -1,4 +1,4 @@
-"""How much arithmetic a piece of work is, and how fast the machine is at it."""
+"""How much arithmetic some work needs, and how fast the machine is at it."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ PEAKS = {
 def model_flops(encoder: Encoder, lengths: Sequence[int], predicted: int, training: bool) -> float:
     """FLOPs that the model needs for some texts: none for padding, nothing computed twice.
 
-    Twice the weights of the linear layers for each token, 4 L^2 H E a layer for attention with H
-    heads of size E (Chowdhery et al. 2022, appendix B); the backward pass costs as much again for
-    the gradients of states, and of those weights only that are trained.
+    Twice the weights of the linear layers for each token, and 4 L^2 H E per layer for attention
+    with H heads of size E (Chowdhery et al. 2022, appendix B). The backward pass costs as much
+    again for the gradients of the states, and for those of the trained weights.
 
     Args:
-        encoder: a loaded one.
-        lengths: tokens of each text.
-        predicted: tokens whose logits are computed.
+        encoder: a loaded encoder.
+        lengths: number of tokens of each text.
+        predicted: number of tokens whose logits are computed.
         training: whether there is a backward pass.
     """
     tokens = sum(lengths)
@@ -52,7 +52,7 @@ def model_flops(encoder: Encoder, lengths: Sequence[int], predicted: int, traini
 
 
 def matrix_rate(device: str, dtype: torch.dtype) -> float:
-    """FLOP/s of the device: the data sheet's for a known GPU, otherwise measured on matrices."""
+    """FLOP/s of the device: from the data sheet for a known GPU, else measured on matrices."""
     if device == "cuda":
         name = torch.cuda.get_device_name()
         known = next((rate for gpu, rate in PEAKS.items() if gpu in name), None)

@@ -1,4 +1,4 @@
-"""Throughput of several processes against one, under DDP or FSDP2, with a thread each."""
+"""Throughput of several processes compared with one, under DDP or FSDP2, with one thread each."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def scaling(
     steps: int = 12,
     rounds: int = 3,
 ) -> None:
-    """Prints real tokens a second of one process and of several, and their ratio.
+    """Prints the real tokens per second of one process and of several, and their ratio.
 
-    The work of a process is the same in both: eight blocks of 256 tokens for MNTP; for contrastive
-    training what fits into 3,072 tokens of queries, each with a positive and a hard negative, which
-    are compared with those of all processes.
+    The work of a process is the same in both. For MNTP it is eight blocks of 256 tokens. For
+    contrastive training it is as many queries, each with a positive and a hard negative, as fit
+    into 3,072 tokens; they are compared with the texts of all processes.
 
     Args:
-        processes: how many, each on one thread of the CPU.
-        strategy: what several processes run under.
+        processes: number of processes, each on one CPU thread.
+        strategy: the strategy of several processes.
         model_name: any `--encoder.model_name`.
-        steps: counted in each measurement.
-        rounds: measurements of each, in turn; the median of the ratios is reported.
+        steps: number of steps in each measurement.
+        rounds: number of measurements of each, in turn; the median of the ratios is reported.
     """
     for objective in ("mntp", "contrastive"):
         pairs = []
@@ -48,13 +48,15 @@ def scaling(
             job = (objective, strategy, model_name, steps)
             alone, together = throughput(1, *job), throughput(processes, *job)
             pairs.append((alone, together))
-            print(f"{objective}: {alone:,.0f} and {together:,.0f} tokens a second", flush=True)
+            print(f"{objective}: {alone:,.0f} and {together:,.0f} tokens per second", flush=True)
         ratio = statistics.median(together / alone for alone, together in pairs)
-        print(f"{objective}: {processes} processes are {ratio:.2f} times one", flush=True)
+        print(
+            f"{objective}: {processes} processes are {ratio:.2f} times as fast as one", flush=True
+        )
 
 
 def throughput(processes: int, *job: Any) -> float:
-    """Real tokens a second, of all processes together."""
+    """Real tokens per second of all processes together."""
     with TemporaryDirectory() as folder, socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -64,7 +66,7 @@ def throughput(processes: int, *job: Any) -> float:
 
 
 class Throughput(Callback):
-    """Counts the tokens of the steps after the first few, and the seconds that they took."""
+    """Counts the tokens of all steps after the first few, and the seconds that they take."""
 
     def __init__(self) -> None:
         self.tokens = 0

@@ -1,4 +1,4 @@
-"""Decoders of a named shape with random weights: what they learned takes no time and no memory."""
+"""Decoders of a named shape with random weights: speed and memory do not depend on the weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 Shape = Literal["135M", "1B", "8B"]
 
-# Llama-architecture models that everyone knows: SmolLM2-135M, Llama-3.2-1B, Llama-3-8B.
+# Well-known models with the Llama architecture: SmolLM2-135M, Llama-3.2-1B, Llama-3-8B.
 SHAPES = {
     "135M": {
         "hidden_size": 576,
@@ -43,12 +43,12 @@ SHAPES = {
 
 
 def save_random_model(shape: Shape, vocabulary: int | None, folder: Path) -> None:
-    """Writes a model of a shape as transformers reads it, in bfloat16, with the embedded tokenizer.
+    """Writes a model of a shape for transformers, in bfloat16, with the embedded tokenizer.
 
     Args:
         shape: one of `SHAPES`.
-        vocabulary: number of tokens, in place of the shape's own.
-        folder: where to.
+        vocabulary: number of tokens, instead of the shape's own.
+        folder: the folder to write to.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -72,7 +72,7 @@ def save_random_model(shape: Shape, vocabulary: int | None, folder: Path) -> Non
 
 
 def _write_as_of_old(folder: Path) -> None:
-    """Lets the transformers that llm2vec needs read the tokenizer too."""
+    """Makes the tokenizer readable for the older transformers that llm2vec needs."""
     settings, content = folder / "tokenizer_config.json", folder / "tokenizer.json"
     old = {
         **json.loads(settings.read_text()),

@@ -3,8 +3,8 @@
 python benchmarks/step_files.py
 
 A step begins with what is done to a batch before it goes to the device, and ends with the
-optimizer's step; making the batch from texts is counted beside it. The models are the embedded one
-with a LoRA, on the CPU.
+optimizer's step; making the batch from texts is counted separately. The model is the embedded
+decoder with a LoRA, on the CPU.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from llm2vec_pl.objectives import MNTP, Contrastive, Objective
 from llm2vec_pl.training import silence_noise
 
 PACKAGE = Path(llm2vec_pl.__file__).parent
-STEP = 3  # the one that is watched: the first ones have their checks
+STEP = 3  # the step to watch: the first ones include checks
 
 
 @contextmanager
 def watching(files: set[str]) -> Iterator[None]:
-    """Adds the files of the package in which a function is called inside."""
+    """Adds the package's files in which a function is called inside this context."""
 
     def note(frame: FrameType, event: str, _: Any) -> None:
         path = Path(frame.f_code.co_filename)
@@ -49,7 +49,7 @@ def watching(files: set[str]) -> Iterator[None]:
 
 
 class Watch(Callback):
-    """Watches one step: from the end of the step before to its own end."""
+    """Watches one step, from the end of the previous step to its own end."""
 
     def __init__(self, files: set[str]) -> None:
         self._watching = watching(files)
@@ -57,7 +57,7 @@ class Watch(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Begins after the step before, ends after the step."""
+        """Begins after the previous step, ends after the step."""
         if batch_idx == STEP - 2:
             self._watching.__enter__()
         elif batch_idx == STEP - 1:
@@ -90,7 +90,7 @@ def files_of(module: Objective, data: LightningDataModule) -> tuple[set[str], se
 
 
 def report(what: str, making: set[str], step: set[str]) -> None:
-    """Prints the files and how many there are."""
+    """Prints the files and their number."""
     print(f"{what}: {len(step)} files in a step, and {len(making - step)} that make a batch")
     print("  step: ", *sorted(step))
     print("  batch:", *sorted(making - step), "\n")

@@ -15,9 +15,9 @@ class Lengths(NamedTuple):
     """A log-normal distribution of lengths, in tokens.
 
     Args:
-        mean: of the distribution.
+        mean: mean of the distribution.
         spread: standard deviation of the logarithm.
-        longest: where texts are cut.
+        longest: the length at which texts are cut.
     """
 
     mean: float
@@ -25,7 +25,7 @@ class Lengths(NamedTuple):
     longest: int = 512
 
     def draw(self, count: int, seed: int) -> list[int]:
-        """So many lengths, of 4 tokens at least."""
+        """Draws `count` lengths of at least 4 tokens."""
         centre = np.log(self.mean) - self.spread**2 / 2
         drawn = np.random.default_rng(seed).lognormal(centre, self.spread, count)
         return [int(n) for n in drawn.round().clip(4, self.longest)]
@@ -38,7 +38,7 @@ TEXTS = Lengths(60, 0.8)
 
 
 def pieces(tokenizer: PreTrainedTokenizerBase, *lengths: list[int]) -> list[list[str]]:
-    """Consecutive pieces of the documentation, a list of texts for each list of lengths."""
+    """Consecutive pieces of the documentation: one list of texts for each list of lengths."""
     stream = _tokens(tokenizer)
     return [
         [str(tokenizer.decode(list(itertools.islice(stream, length)))) for length in each]

@@ -1,8 +1,8 @@
-"""One contestant of a benchmark in an interpreter of its own, which need not have this package.
+"""One contestant of a benchmark in its own interpreter, which need not have this package.
 
-python worker.py CONTESTANT.py JOB.json: builds what the contestant's `build(job)` returns, a
-function without arguments, and calls it once for each line that arrives, with the seconds and the
-memory that it took as the answer.
+python worker.py CONTESTANT.py JOB.json: calls the contestant's `build(job)`, which returns a
+function without arguments. Calls that once for each input line, and answers with the seconds and
+the memory that it took.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ MUCH = 2048  # MiB
 
 
 def main(contestant: str, job: str) -> None:
-    """Answers until its input ends; what libraries print goes to the errors."""
+    """Answers until its input ends; whatever libraries print goes to stderr."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    # In the place of this folder, whose files are not modules of the contestant's.
+    # Replaces this folder, whose files are not modules of the contestant.
     sys.path[0] = str(Path(__file__).parents[1])
     spec = importlib.util.spec_from_file_location("contestant", contestant)
     assert spec is not None
@@ -37,7 +37,7 @@ def main(contestant: str, job: str) -> None:
     is_cold = True
     for _ in sys.stdin:
         if is_cold:
-            run()  # allocators fill their pools, kernels are chosen
+            run()  # lets allocators fill their pools and kernels be chosen
         _forget_peak()
         started = time.perf_counter()
         run()
@@ -61,7 +61,7 @@ def _synchronise() -> None:
 
 
 def _memory_now() -> float:
-    """MiB: of the GPU if there is one, of the process otherwise."""
+    """Memory in MiB: of the GPU if there is one, else of the process."""
     if cuda := _cuda():
         return float(cuda.memory_allocated() / MEBI)
     return _of_process("VmRSS")
@@ -81,7 +81,7 @@ def _forget_peak() -> None:
 
 
 def _give_back() -> bool:
-    """Lets the other contestant have the memory that is free by now, where it is much."""
+    """Gives free memory back for the other contestant, if it is much; whether it did."""
     if _cuda() or sys.platform != "linux" or _of_process("VmRSS") < MUCH:
         return False
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's

@@ -35,18 +35,18 @@ def mntp(
     against: str | None = None,
     json: Path | None = None,
 ) -> None:
-    """A step of masked next token prediction, a fifth of the tokens hidden.
+    """A step of masked next token prediction, with a fifth of the tokens hidden.
 
     Args:
         encoder: arguments of `Encoder`.
-        shape: of a Llama with random weights; `--encoder.model_name` measures a real one.
-        vocabulary: of that Llama, in place of the shape's.
-        batch_size: blocks.
-        length: tokens of each.
-        precision: of the computation; weights are in `--encoder.dtype`.
-        rounds: measurements of each contestant.
-        against: an interpreter that has llm2vec 0.2.3, which then takes turns.
-        json: file for the figures.
+        shape: shape of a Llama with random weights; `--encoder.model_name` measures a real model.
+        vocabulary: vocabulary size of that Llama, instead of the shape's own.
+        batch_size: number of blocks.
+        length: tokens per block.
+        precision: precision of the computation; weights are in `--encoder.dtype`.
+        rounds: number of measurements of each contestant.
+        against: an interpreter that has llm2vec 0.2.3, to compare with, in turns.
+        json: file for the results.
     """
     if against == "sentence-transformers":
         raise UserError(
@@ -76,16 +76,16 @@ def contrastive(
 
     Args:
         encoder: arguments of `Encoder`.
-        shape: of a Llama with random weights; `--encoder.model_name` measures a real one.
-        vocabulary: of that Llama, in place of the shape's.
-        objective: "simcse", sentences of 25 tokens in the mean; "supervised", queries of 15,
-            passages of 100 and at most 512.
-        batch_size: sentences, or triplets.
-        chunk_size: texts whose activations exist at once, ours alone; null for all.
-        precision: of the computation; weights are in `--encoder.dtype`.
-        rounds: measurements of each contestant.
+        shape: shape of a Llama with random weights; `--encoder.model_name` measures a real model.
+        vocabulary: vocabulary size of that Llama, instead of the shape's own.
+        objective: "simcse", with sentences of 25 tokens on average; or "supervised", with queries
+            of 15 and passages of 100 tokens on average, at most 512.
+        batch_size: number of sentences or triplets.
+        chunk_size: number of texts whose activations exist at once, only for ours; null for all.
+        precision: precision of the computation; weights are in `--encoder.dtype`.
+        rounds: number of measurements of each contestant.
         against: an interpreter that has llm2vec 0.2.3, or "sentence-transformers".
-        json: file for the figures.
+        json: file for the results.
     """
     if objective == "simcse" and encoder["attention_dropout"] is None:
         encoder = {**encoder, "attention_dropout": 0.3}  # the paper's: it makes the two views
@@ -113,17 +113,17 @@ def encode(
     against: str | None = None,
     json: Path | None = None,
 ) -> None:
-    """Encoding texts of 60 tokens in the mean and at most 512.
+    """Encoding texts of 60 tokens on average, and at most 512.
 
     Args:
         encoder: arguments of `Encoder`.
-        shape: of a Llama with random weights; `--encoder.model_name` measures a real one.
-        vocabulary: of that Llama, in place of the shape's.
-        count: texts.
-        batch_size: of `encode`.
-        rounds: measurements of each contestant.
+        shape: shape of a Llama with random weights; `--encoder.model_name` measures a real model.
+        vocabulary: vocabulary size of that Llama, instead of the shape's own.
+        count: number of texts.
+        batch_size: batch size of `encode`.
+        rounds: number of measurements of each contestant.
         against: an interpreter that has llm2vec 0.2.3, or "sentence-transformers".
-        json: file for the figures.
+        json: file for the results.
     """
     with _Job("encode", encoder, shape, vocabulary, "32-true") as job:
         (texts,) = pieces(Encoder(job.model).tokenizer, TEXTS.draw(count, seed=0))
@@ -132,10 +132,10 @@ def encode(
 
 
 def startup(rounds: int = 5) -> None:
-    """Seconds until something is there, each in a process of its own, in turn.
+    """Seconds until several things are ready, each in its own process, in turn.
 
     Args:
-        rounds: measurements; the median counts.
+        rounds: number of measurements; the median counts.
     """
     recipe = Path(sys.argv[0]).with_name("mntp.py")
     commands = {
@@ -157,11 +157,13 @@ def startup(rounds: int = 5) -> None:
         print(f"{name:30} {statistics.median(each):6.2f} s")
     cli, recipe_help = list(seconds.values())[1:3]
     ratio = statistics.median(b / a for a, b in zip(cli, recipe_help, strict=True))
-    print(f"the recipe's help takes {ratio:.2f} times the import of Lightning's command line")
+    print(
+        f"the recipe's help takes {ratio:.2f} times as long as importing Lightning's command line"
+    )
 
 
 class _Job:
-    """The work in the making, and the folder with its files."""
+    """The work to measure, as it is put together, and the folder with its files."""
 
     def __init__(
         self,
@@ -206,7 +208,7 @@ class _Job:
 
         Args:
             ids: (B, L).
-            encoder: whose tokenizer says what is hidden, and by what.
+            encoder: the encoder whose tokenizer decides what is hidden, and by what.
         """
         from llm2vec_pl.objectives import MNTP
 
@@ -218,7 +220,7 @@ class _Job:
         self.add(batch=str(file))
 
     def compete(self, what: str, against: str | None, rounds: int, json: Path | None) -> None:
-        """Runs the contestants, and prints and writes what they took."""
+        """Runs the contestants, and prints and writes their time and memory."""
         results = contest(self.content, against, rounds)
         facts = json_format.loads(Path(self.content["facts"]).read_text())
         report(f"{what}, {self.title}", results, facts)
@@ -250,7 +252,7 @@ def report(title: str, results: list[Result], facts: dict[str, Any]) -> None:
     padding = 1 - facts["tokens"] / facts["padded"]
     console.print(
         f"{facts['tokens']:,} real tokens, {facts['flops'] / 1e12:.3g} TFLOP at "
-        f"{facts['rate'] / 1e12:.3g} TFLOP/s; padded as they come, {padding:.0%} would be padding"
+        f"{facts['rate'] / 1e12:.3g} TFLOP/s; batched as they come, {padding:.0%} would be padding"
     )
     if quantization := facts.get("quantization"):
         console.print(quantization)

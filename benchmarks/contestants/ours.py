@@ -1,4 +1,4 @@
-"""llm2vec_pl itself: the step that its objectives make, without a Trainer around it."""
+"""llm2vec_pl itself: a step of its objectives, without a Trainer around it."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _encode(job: dict[str, Any]) -> Callable[[], None]:
 
 
 def _note(job: dict[str, Any], encoder: Encoder, masks: Sequence[Tensor], labels: Tensor) -> None:
-    """Writes what the work amounts to, for the report."""
+    """Writes how much work it is, for the report."""
     lengths = [mask.sum(dim=1).tolist() for mask in masks]
     real = [length for each in lengths for length in each]
     training = job["work"] != "encode"
@@ -81,7 +81,7 @@ def _note(job: dict[str, Any], encoder: Encoder, masks: Sequence[Tensor], labels
     half = job["precision"] == "bf16-mixed" or encoder.dtype == "bfloat16"
     facts: dict[str, Any] = {
         "tokens": sum(real),
-        "padded": sum(len(each) * max(each) for each in lengths),  # as texts come, random batches
+        "padded": sum(len(each) * max(each) for each in lengths),  # in batches in the given order
         "flops": model_flops(encoder, real, predicted, training),
         "rate": matrix_rate(job["device"], torch.bfloat16 if half else torch.float32),
     }

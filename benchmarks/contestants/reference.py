@@ -62,7 +62,7 @@ def _contrastive(job: dict[str, Any], how: dict[str, Any]) -> tuple[Any, Callabl
         if job[part]
     ]
     parts = [{key: value.to(job["device"]) for key, value in part.items()} for part in parts]
-    # A pass each, as its trainers do; the model changes the batch that it is given.
+    # One pass each, as in its trainers; the model changes the batch that it is given.
     return model, lambda: loss(*(model({**part}) for part in parts))
 
 
@@ -79,7 +79,7 @@ def _encode(job: dict[str, Any], how: dict[str, Any]) -> Callable[[], None]:
 
 
 def _model(job: dict[str, Any], how: dict[str, Any]) -> Any:
-    # It cuts texts at 400 tokens unless told otherwise.
+    # Without these options it cuts texts at 400 tokens.
     options = {"pooling_mode": "mean", "max_length": 512, "doc_max_length": 512}
     return LLM2Vec.from_pretrained(job["model"], **options, **how).to(job["device"])
 

@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 
 
 class ContrastiveData(EncoderData):
-    """Batches of a query, a positive and negatives, each batch of one task, across all ranks.
+    """Batches of queries, positives and negatives; each batch has one task, across all ranks.
 
-    A subclass says what the tasks are (`read_tasks`).
+    A subclass defines the tasks (`read_tasks`).
 
     Args:
         batch_size: examples per batch and device.
         num_workers: processes that read and tokenise batches.
-        seed: of the order, and of what is drawn where a row has several texts; both are functions
+        seed: seed of the order, and of the draw from rows with several texts; both are functions
             of seed and epoch.
-        max_tokens: tokens per batch and device; a batch then has `batch_size` examples at most.
+        max_tokens: tokens per batch and device; a batch then has at most `batch_size` examples.
             Padding is not counted. None: no limit.
     """
 
@@ -46,14 +46,14 @@ class ContrastiveData(EncoderData):
         self, batch_size: int, num_workers: int, seed: int, max_tokens: int | None = None
     ) -> None:
         super().__init__()
-        for flag, value, least in [
+        for name, value, least in [
             ("batch_size", batch_size, 1),
             ("num_workers", num_workers, 0),
             ("seed", seed, 0),
             ("max_tokens", max_tokens, 1),
         ]:
             if value is not None and value < least:
-                raise UserError(f"--data.{flag} expects at least {least}, but got {value}.")
+                raise UserError(f"`{name}` expects at least {least}, but got {value}.")
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed
@@ -62,7 +62,7 @@ class ContrastiveData(EncoderData):
         self._rows: dict[Split, list[TaskRows]] = {}
 
     def read_tasks(self) -> list[Task]:
-        """The tasks with their examples; read from a cache where reading takes long."""
+        """The tasks with their examples, from a cache if reading them takes long."""
         raise NotImplementedError(f"{type(self).__name__} does not define read_tasks().")
 
     @property
@@ -76,22 +76,22 @@ class ContrastiveData(EncoderData):
         self._tasks_and_lengths()
 
     def setup(self, stage: str | None = None) -> None:
-        """Opens the tasks, and says what is in them."""
+        """Opens the tasks and prints what is in them."""
         self.tasks, self._rows = self._tasks_and_lengths()
         if not len(self.batches("train")):
             raise UserError(
                 f"{type(self).__name__} has no batch to train on: it needs at least "
-                f"{max(2, self.world_size)} examples of one task."
+                f"{max(2, self.world_size)} examples of one task. Give more data."
             )
         if stage in (None, "fit"):
             self._announce()
 
     def train_dataloader(self) -> ResumableLoader:
-        """Batches of the training examples, in another order each epoch."""
+        """Batches of the training examples, in a different order each epoch."""
         return self._loader("train")
 
     def val_dataloader(self) -> ResumableLoader | list[ResumableLoader]:
-        """Batches of the held-out examples, in the same order always."""
+        """Batches of the held-out examples, always in the same order."""
         return self._loader("validation") if len(self.batches("validation")) else []
 
     def text_batches(self, split: Split = "train", epoch: int = 0) -> Iterator[TextBatch]:
@@ -115,7 +115,7 @@ class ContrastiveData(EncoderData):
         return TokenBatchSampler(texts, rows, self.batch_size, self.max_tokens, **options)
 
     def _tasks_and_lengths(self) -> tuple[list[Task], dict[Split, list[TaskRows]]]:
-        """The tasks that are used, and how long their examples are."""
+        """The tasks that are used, and the lengths of their examples."""
         tasks = [task for task in self.read_tasks() if task.weight > 0]
         rows: dict[Split, list[TaskRows]] = {
             split: [TaskRows(t.name, self._lengths(t, split), t.weight) for t in tasks]
@@ -131,11 +131,11 @@ class ContrastiveData(EncoderData):
         return examples.tokens(TokenCounter(self.tokenize, task.instruction, name))
 
     def _loader(self, split: Split) -> ResumableLoader:
-        # It would put a sampler in the place of ours.
+        # It would replace our sampler.
         if self.trainer and self.trainer.overfit_batches:  # type: ignore[attr-defined]
             raise UserError(
-                "--trainer.overfit_batches cannot be used with contrastive data. "
-                "Set --trainer.limit_train_batches instead."
+                "`Trainer(overfit_batches)` cannot be used with contrastive data. "
+                "Set `Trainer(limit_train_batches=N)` instead."
             )
         sampler = self.batches(split)
         progress = FitProgress.of(self.trainer) if split == "train" else None

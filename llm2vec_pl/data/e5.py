@@ -32,37 +32,38 @@ _FORMAT = 2  # of what is cached
 
 
 class E5(ContrastiveData):
-    """Queries with positives and, where there are any, hard negatives, in one or several tasks.
+    """Queries with positives and, optionally, hard negatives, in one or several tasks.
 
-    Reads a folder with a file a task, as the public echo-embeddings release of the E5 data is, a
+    Reads a folder with one file per task, like the public echo-embeddings release of the E5 data, a
     single file, or a data set of the hub. A positive or a negative is a string or a list of
-    strings; of several, each epoch draws others. Rows are kept on disk and mapped into memory.
+    strings; from a list, each epoch draws different ones. Rows are kept on disk and mapped into
+    memory.
 
     Files with the word train, valid (validation, val, dev) or test in their names are splits of
-    one task; test is not used. Without a validation split about 1 % of the queries is held out,
-    at least 100 where there are 1,000 or more, chosen by a hash of the query; rows that share a
-    query or a positive stay on one side. Where a folder has `NAME_split1` and so on, `NAME` is
-    taken to hold the same rows and is left out.
+    one task; test is not used. Without a validation split, about 1 % of the queries is held out
+    (at least 100 if there are 1,000 or more), chosen by a hash of the query; rows that share a
+    query or a positive stay on one side. If a folder has `NAME_split1` and so on, `NAME` is taken
+    to hold the same rows and is left out.
 
     Args:
-        path: a folder, a jsonl, csv, tsv or parquet file, or a hub data set; has to be given.
+        path: a folder, a jsonl, csv, tsv or parquet file, or a hub data set; required.
         subset: the hub data set's configuration.
-        tasks: names of the tasks to use; all where not given.
-        weights: the share of a task's rows that an epoch uses, another share each time; above 1
-            repeats some, 0 leaves the task out, tasks not named have 1. "paper" is the paper's
-            rates, for data that was not sampled with them yet, as the public release was.
+        tasks: names of the tasks to use; all by default.
+        weights: the share of a task's rows that an epoch uses, a different share each time; above
+            1 repeats some, 0 leaves the task out, and tasks not named have 1. "paper" means the
+            paper's rates, for data that was not sampled with them already; the public release was.
         instructions: a YAML file of task: instruction, in addition to the paper's table.
         query_column: the column with the query.
         positive_column: the column with the text, or list of texts, that belongs to the query.
-        negative_column: the column with those that do not; rows may have none.
-        max_negatives: hard negatives per query; a row with more draws some each epoch.
-        max_rows: rows read of each task and split; all where not given.
+        negative_column: the column with texts that do not belong to it; rows may have none.
+        max_negatives: hard negatives per query; from a row with more, each epoch draws some.
+        max_rows: rows to read of each task and split; all by default.
         batch_size: examples per batch and device.
-        max_tokens: tokens per batch and device; a batch then has `batch_size` examples at most.
+        max_tokens: tokens per batch and device; a batch then has at most `batch_size` examples.
             Padding is not counted. Null: no limit.
         num_workers: processes that read and tokenise batches.
-        on_bad_row: what to do with a row without a query or positive, or that cannot be read.
-        seed: of the order and of what is drawn; both are functions of seed and epoch.
+        on_bad_row: what to do with a row without a query or positive, or one that cannot be read.
+        seed: seed of the order and of all draws; both are functions of seed and epoch.
     """
 
     def __init__(
@@ -86,14 +87,14 @@ class E5(ContrastiveData):
         super().__init__(batch_size, num_workers, seed, max_tokens)
         if path is None:
             raise UserError(
-                "--data.path is missing: E5 expects a folder with a jsonl file a task, such as the "
+                "`path` is missing: E5 expects a folder with one jsonl file per task, such as the "
                 "echo-embeddings release of the public E5 data, a file, or a data set of the hub. "
-                "`--data PythonDocsPairs` needs no path."
+                "PythonDocsPairs needs no path."
             )
         if max_negatives < 0:
-            raise UserError(f"--data.max_negatives expects at least 0, but got {max_negatives}.")
+            raise UserError(f"`max_negatives` expects at least 0, but got {max_negatives}.")
         if max_rows is not None and max_rows < 1:
-            raise UserError(f"--data.max_rows expects at least 1, but got {max_rows}.")
+            raise UserError(f"`max_rows` expects at least 1, but got {max_rows}.")
         self.columns = Columns(query_column, positive_column, negative_column)
         self.max_negatives = max_negatives
         self.max_rows = max_rows
@@ -119,7 +120,7 @@ class E5(ContrastiveData):
 
     def _task(self, source: TaskSource) -> Task:
         instruction = self.instructions.get(source.name)
-        notes = [] if instruction else ["no instruction; give one by --data.instructions"]
+        notes = [] if instruction else ["no instruction; give one in `instructions`"]
         train, read_notes = self._examples(source, "train")
         notes += source.notes
         if "validation" in source.splits:
@@ -136,7 +137,7 @@ class E5(ContrastiveData):
             if shared:
                 read_notes.append(
                     f"{shared:,} validation rows share a text with a training row: too many rows "
-                    "share theirs to keep them apart"
+                    "share texts to keep them apart"
                 )
         return Task(
             source.name,
@@ -165,7 +166,7 @@ class E5(ContrastiveData):
                 why = f": {found.notes[0]}" if found.skipped else ""
                 raise UserError(
                     f"{source.place(split)} holds no examples{why}. "
-                    "Remove it, or name the tasks to use by --data.tasks."
+                    "Remove it, or name the tasks to use in `tasks`."
                 )
             (folder / "notes.json").write_text(json.dumps(found.notes))
 
@@ -175,7 +176,7 @@ class E5(ContrastiveData):
     def _without(
         self, train: ArrowExamples, validation: ArrowExamples, source: TaskSource
     ) -> tuple[ArrowExamples, list[str]]:
-        """The training rows that are no validation rows, where the data names both."""
+        """The training rows without those that are validation rows too, if the data has both."""
         own, other = (_ids(examples.folder) for examples in (train, validation))
         pairs = {pair for pairs in other for pair in pairs}
         same = np.array([not pairs.isdisjoint(row) for row in own])
@@ -183,10 +184,10 @@ class E5(ContrastiveData):
             return train, []
         if same.all():
             raise UserError(
-                f"{source.place('train')}: each of its rows is in {source.place('validation')} "
-                "too. Give other rows to validate on."
+                f"{source.place('train')}: each of its rows is also in "
+                f"{source.place('validation')}. Give other rows to validate on."
             )
-        note = f"{same.sum():,} training rows left out, which are validation rows too"
+        note = f"{same.sum():,} training rows left out: they are validation rows too"
         return self._open(train.folder, np.flatnonzero(~same)), [note]
 
     def _open(self, folder: Path, rows: np.ndarray | None = None) -> ArrowExamples:
@@ -198,9 +199,9 @@ class E5(ContrastiveData):
             return {n: self.instructions[n].paper_rate for n in names if n in self.instructions}
         for name, weight in (weights or {}).items():
             if name not in names:
-                raise UserError(f"--data.weights: {_no_task(name, names)}")
+                raise UserError(f"`weights`: {_no_task(name, names)}")
             if not 0 <= weight < float("inf"):
-                raise UserError(f"--data.weights {name} expects at least 0, but got {weight}.")
+                raise UserError(f"`weights`: {name} expects at least 0, but got {weight}.")
         return dict(weights or {})
 
 
@@ -218,16 +219,16 @@ def _named(sources: list[TaskSource], names: Sequence[str] | None) -> list[TaskS
         used = [source for source in sources if not source.left_out]
         if not used:
             raise UserError(
-                "--data.path holds no task to train on: "
+                "`path` holds no task to train on: "
                 + "; ".join(f"{source.name}: {source.left_out}" for source in sources)
             )
         return used
     known = {source.name: source for source in sources}
     for name in names:
         if name not in known:
-            raise UserError(f"--data.tasks: {_no_task(name, known)}")
+            raise UserError(f"`tasks`: {_no_task(name, known)}")
     if not names:
-        raise UserError("--data.tasks expects at least one task, but got none.")
+        raise UserError("`tasks` expects at least one task, but got none.")
     return [known[name] for name in dict.fromkeys(names)]
 
 

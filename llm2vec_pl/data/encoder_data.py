@@ -1,4 +1,4 @@
-"""What every data module knows of the training it serves: the encoder's tokenizer, the ranks."""
+"""What every data module knows about its training: the encoder's tokenizer, the ranks."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 class EncoderData(LightningDataModule):
-    """A data module whose texts are tokenised as the encoder being trained does it."""
+    """A data module whose texts are tokenised as by the encoder that is being trained."""
 
     _attached: Encoder | TextTokenizer | PreTrainedTokenizerBase | None = None
 
     def attach(self, encoder: Encoder | TextTokenizer | PreTrainedTokenizerBase) -> Self:
-        """Gives the encoder or its tokenizer, for use without a trainer.
+        """Sets the encoder or its tokenizer, for use without a trainer.
 
         Returns:
-            This data module, so that `data.attach(encoder).setup()` reads well.
+            This data module, for `data.attach(encoder).setup()`.
         """
         self._attached = encoder
         return self
@@ -35,7 +35,7 @@ class EncoderData(LightningDataModule):
         """What was attached, or the encoder of the module being trained.
 
         Raises:
-            UserError: there is neither.
+            UserError: if there is neither.
         """
         if self._attached is not None:
             return self._attached
@@ -44,7 +44,7 @@ class EncoderData(LightningDataModule):
         if encoder is None:
             raise UserError(
                 f"{type(self).__name__} has no tokenizer. Call attach(encoder), "
-                "or give it to a Trainer together with a module that has an encoder."
+                "or pass it to a Trainer together with a module that has an encoder."
             )
         return encoder
 
@@ -57,10 +57,10 @@ class EncoderData(LightningDataModule):
 
     @property
     def rank(self) -> int:
-        """Of this process among all that train; 0 without a trainer."""
+        """The rank of this process in the training; 0 without a trainer."""
         return self.trainer.global_rank if self.trainer else 0
 
     @property
     def world_size(self) -> int:
-        """Processes that train; 1 without a trainer."""
+        """The number of processes that train; 1 without a trainer."""
         return self.trainer.world_size if self.trainer else 1

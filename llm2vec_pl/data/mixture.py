@@ -12,7 +12,7 @@ from llm2vec_pl.errors import UserError
 
 
 class Mixture(TextBlocks):
-    """The blocks of several data modules in one shuffled epoch; validation is all of theirs.
+    """The blocks of several data modules in one shuffled epoch, with all their validation blocks.
 
     Each part reads, tokenises and caches its texts as it does alone; its own batch size, workers
     and seed are not used.
@@ -21,7 +21,7 @@ class Mixture(TextBlocks):
         parts: data modules of text blocks, such as `Wikipedia` and `PythonDocs`.
         batch_size: blocks per batch and device.
         num_workers: processes that load batches.
-        seed: of the order of the blocks; the order is a function of seed and epoch.
+        seed: seed of the order of the blocks, which is a function of seed and epoch.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Mixture(TextBlocks):
     ) -> None:
         self.parts = [_as_text_blocks(part) for part in parts]
         if not parts:
-            raise UserError("--data.parts expects at least one data module, but got none.")
+            raise UserError("`parts` expects at least one data module, but got none.")
         super().__init__(None, batch_size, 1, num_workers, seed)
 
     @property
@@ -54,7 +54,7 @@ class Mixture(TextBlocks):
             part.setup(stage)
             if any(isinstance(part.blocks[split], IterableDataset) for split in SPLITS):
                 raise UserError(
-                    "--data.parts cannot be mixed while streaming: set streaming false."
+                    "`parts` cannot be mixed while streaming: set `streaming=False` in each."
                 )
         self.blocks = {
             split: ConcatDataset([part.blocks[split] for part in parts]) for split in SPLITS
@@ -67,6 +67,6 @@ class Mixture(TextBlocks):
 def _as_text_blocks(part: LightningDataModule) -> TextBlocks:
     if not isinstance(part, TextBlocks):
         raise UserError(
-            f"--data.parts expects data modules of text blocks, but got {type(part).__name__}."
+            f"`parts` expects data modules of text blocks, but got {type(part).__name__}."
         )
     return part

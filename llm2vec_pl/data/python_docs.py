@@ -1,4 +1,4 @@
-"""The documentation of the Python packages on this machine: text that everyone has."""
+"""The documentation of the Python packages on this machine: text that everybody has."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from llm2vec_pl.data.retrieval_task import RetrievalTask
 
 HELD_OUT_PERCENT = 5
-_FORMAT = 3  # of what is cached; raise it when `read_docstrings` gives other text
-_SHORTEST_TEXT = 60  # characters; below are "Return True." and the like
+_FORMAT = 3  # of what is cached; raise it when `read_docstrings` gives different text
+_SHORTEST_TEXT = 60  # characters; shorter ones are "Return True." and the like
 
 
-# A list of arguments, a directive or a section's title where a summary should be.
+# A list of arguments, a directive or a section's title in place of a summary.
 _NO_SUMMARY = re.compile(r"\w+ ?\(|[\w ]+:\n|[:.@]|(Args|Arguments|Parameters|Returns?)\b:?$")
 
 
@@ -45,14 +45,14 @@ class DocPair(NamedTuple):
 class PythonDocs(TextBlocks):
     """Docstrings of the standard library and of this package's requirements, over 20 MB of prose.
 
-    They are read from the installed source, nothing is imported or downloaded. 5 % of the names
+    They are read from the installed source; nothing is imported or downloaded. 5 % of the names
     are held out for validation and for the retrieval test, chosen by a hash of the name.
 
     Args:
-        max_length: tokens per block; the encoder's `max_length` where not given.
+        max_length: tokens per block; the encoder's `max_length` by default.
         batch_size: blocks per batch and device.
         num_workers: processes that load batches.
-        seed: of the order of the blocks; the order is a function of seed and epoch.
+        seed: seed of the order of the blocks, which is a function of seed and epoch.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class PythonDocs(TextBlocks):
                 yield docstring
 
     def pairs(self, split: Split) -> list[DocPair]:
-        """(name, query, positive): a summary and the text below it, no two of either alike."""
+        """(name, query, positive): a summary and the text below it; no two of either are alike."""
         return [
             pair
             for pair in self._pairs
@@ -90,7 +90,7 @@ class PythonDocs(TextBlocks):
         ]
 
     def retrieval(self, num_queries: int = 800) -> RetrievalTask:
-        """The held-out summaries as queries, each with the one text that it was taken from."""
+        """The held-out summaries as queries, each with the one text below it in its docstring."""
         from llm2vec_pl.data.retrieval_task import RetrievalTask
 
         pairs = sorted(self.pairs("validation"), key=lambda pair: _scattered(pair.name))
@@ -131,9 +131,9 @@ class PythonDocs(TextBlocks):
 
 
 def unlike_pairs(docstrings: list[Docstring]) -> list[DocPair]:
-    """Summary and body of the docstrings that have both; of pairs that look alike only the first.
+    """Summary and body of the docstrings with both; of pairs that look alike, only the first.
 
-    Copies of one text in many classes would make it a matter of luck which of them is found.
+    If many classes had copies of one text, it would be a matter of luck which of them is found.
     """
     pairs: list[DocPair] = []
     seen: set[tuple[str, str]] = set()

@@ -1,4 +1,4 @@
-"""Summaries of Python's documentation with the texts below them, and like texts as negatives."""
+"""Summaries of Python's documentation, the texts below them, and similar texts as negatives."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ class PythonDocsPairs(ContrastiveData):
     """(summary, text below it) of the docstrings of `PythonDocs`, with hard negatives.
 
     The negatives are texts of other names in the same class or module, or in the nearest package
-    around it that has enough; each epoch draws others. The names that `PythonDocs` holds out are
+    around it that has enough; each epoch draws new ones. The names that `PythonDocs` holds out are
     the validation split, so that its retrieval test stays unseen.
 
     Args:
         max_negatives: hard negatives per query.
-        instruction: written right before each query, as "Retrieve the documentation: ".
+        instruction: written directly before each query, such as "Retrieve the documentation: ".
         batch_size: examples per batch and device.
-        max_tokens: tokens per batch and device; a batch then has `batch_size` examples at most.
+        max_tokens: tokens per batch and device; a batch then has at most `batch_size` examples.
             Padding is not counted. Null: no limit.
         num_workers: processes that read and tokenise batches.
-        seed: of the order and of the negatives; both are functions of seed and epoch.
+        seed: seed of the order and of the negatives; both are functions of seed and epoch.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class PythonDocsPairs(ContrastiveData):
     ) -> None:
         super().__init__(batch_size, num_workers, seed, max_tokens)
         if max_negatives < 0:
-            raise UserError(f"--data.max_negatives expects at least 0, but got {max_negatives}.")
+            raise UserError(f"`max_negatives` expects at least 0, but got {max_negatives}.")
         self.max_negatives = max_negatives
         self.instruction = instruction
         self.docs = PythonDocs()
@@ -66,7 +66,7 @@ class PythonDocsPairs(ContrastiveData):
         return [Task("python_docs", train, validation, Instruction((self.instruction,)))]
 
     def retrieval(self, num_queries: int = 800) -> RetrievalTask:
-        """The held-out summaries as queries, each with the one text that it was taken from."""
+        """The held-out summaries as queries, each with the one text below it in its docstring."""
         return self.docs.retrieval(num_queries)
 
 
@@ -74,9 +74,9 @@ class PairExamples:
     """Pairs, each with negatives drawn from its neighbours.
 
     Args:
-        pairs: sorted by name.
-        max_negatives: negatives of an example; fewer where there are no others.
-        seed: of the draw, which is a function of seed, epoch and name.
+        pairs: pairs sorted by name.
+        max_negatives: negatives per example; fewer if there are no more.
+        seed: seed of the draw, which is a function of seed, epoch and name.
     """
 
     def __init__(self, pairs: Sequence[DocPair], max_negatives: int, seed: int) -> None:
@@ -94,13 +94,13 @@ class PairExamples:
         name, query, positive = self.pairs[row]
         near = self.neighbours(row)
         draw = random.Random(f"{self.seed} {epoch} {name}")
-        # One more than is needed, since the row itself may be among them.
+        # One more than needed, since the row itself may be among them.
         drawn = draw.sample(near, min(len(near), self.max_negatives + 1))
         negatives = [self.pairs[i].positive for i in drawn if i != row]
         return Example(query, positive, negatives[: self.max_negatives])
 
     def tokens(self, counter: TokenCounter) -> NDArray[np.int64]:
-        """The most tokens that each can have: with the longest of the negatives it may draw."""
+        """The most tokens that each can have, with the longest negatives that it may draw."""
 
         def count() -> NDArray[np.int64]:
             queries = counter.queries([pair.query for pair in self.pairs])
@@ -113,7 +113,7 @@ class PairExamples:
 
     def _longest_negatives(self, tokens: list[int]) -> list[int]:
         @cache
-        def longest(near: range) -> list[int]:  # one more than is needed
+        def longest(near: range) -> list[int]:  # one more than needed
             return nlargest(self.max_negatives + 1, near, key=tokens.__getitem__)
 
         most = []

@@ -20,12 +20,12 @@ class RetrievalTask:
     """Queries, the documents to search, and which document answers which query.
 
     Args:
-        name: what the task is called in tables and logs.
+        name: the task's name in tables and logs.
         queries: query id -> text.
         corpus: document id -> text.
-        relevant: query id -> {document id: gain}; documents not named have gain 0, and documents
-            named that are not in the corpus count as not found.
-        notes: what was left out when the task was read, and the like: lines to print.
+        relevant: query id -> {document id: gain}; other documents have gain 0, and named documents
+            that are not in the corpus count as not found.
+        notes: lines to print, such as what was left out when the task was read.
 
     Raises:
         UserError: if there is no query or no document.
@@ -41,7 +41,7 @@ class RetrievalTask:
         if not self.queries or not self.corpus:
             raise UserError(
                 f"The retrieval task {self.name} has {len(self.queries)} queries and "
-                f"{len(self.corpus)} documents; it needs at least one of each."
+                f"{len(self.corpus)} documents, but needs at least one of each. Give more data."
             )
 
     @classmethod
@@ -50,40 +50,40 @@ class RetrievalTask:
     ) -> RetrievalTask:
         """Reads BEIR's layout: `corpus.jsonl`, `queries.jsonl` and `qrels/SPLIT.tsv`.
 
-        A document's title and text are joined by a blank, as BEIR does. Queries that the split
-        does not judge, or for which it has no relevant document, are left out; judgements of
-        unknown queries too. Documents that are judged but not in the corpus count as not found,
-        as in trec_eval. `notes` counts all of these.
+        A document's title and text are joined by a blank, as in BEIR. Queries that the split does
+        not judge, or without a relevant document in it, are left out, and so are judgements of
+        unknown queries. Documents that are judged but not in the corpus count as not found, as in
+        trec_eval. `notes` counts all of these.
 
         Args:
             path: the folder.
-            split: of the judgements: `test`, `dev` or `train`.
-            name: the folder's if null.
+            split: split of the judgements: `test`, `dev` or `train`.
+            name: the task's name; the folder's by default.
 
         Raises:
-            UserError: with file and line, for whatever cannot be read so.
+            UserError: with file and line, for anything that does not have this layout.
         """
         return _read_folder(Path(path).expanduser(), split, name)
 
     @classmethod
     def from_hub(cls, path: str, split: str = "test", name: str | None = None) -> RetrievalTask:
-        """Reads a data set of the hub as mteb lays them out, such as `mteb/scifact`.
+        """Reads a data set of the hub in mteb's layout, such as `mteb/scifact`.
 
         Args:
             path: the data set; it has the subsets `corpus`, `queries` and `default`.
-            split: of the judgements.
-            name: the last part of the hub's name if null.
+            split: split of the judgements.
+            name: the task's name; the last part of the hub's name by default.
 
         Raises:
-            UserError: if the hub does not give it.
+            UserError: if the data set cannot be loaded.
         """
         return _read_hub(path, split, name)
 
     def limited(self, queries: int | None, documents: int | None = None) -> RetrievalTask:
-        """At most so many of the queries and documents, evenly spread over the task.
+        """At most this many of the queries and documents, evenly spread over the task.
 
-        Documents relevant to the queries left are kept, even beyond the limit; a smaller corpus
-        makes an easier task.
+        Documents that are judged for the remaining queries are kept, even beyond the limit. A
+        smaller corpus makes an easier task.
         """
         ids, names = list(self.queries), list(self.corpus)
         chosen = [ids[i] for i in spread(len(ids), queries)]
@@ -100,10 +100,10 @@ class RetrievalTask:
 
 
 def own_documents(task: RetrievalTask) -> set[str]:
-    """The ids of queries that are documents themselves, which are not to find themselves.
+    """The ids of queries that are documents themselves, and must not find themselves.
 
-    BEIR compares ids alone, and so does this. Where a query's id is that of the document that
-    answers it, as in a list of pairs with an id each, the two are not one text.
+    Like BEIR, this compares only ids. If a query has the same id as the document that answers it,
+    as in a list of pairs with one id each, the two are not the same text.
     """
     return {
         query
@@ -119,7 +119,7 @@ def _read_folder(folder: Path, split: str, name: str | None) -> RetrievalTask:
         if not file.is_file():
             splits = ", ".join(sorted(path.stem for path in folder.glob("qrels/*.tsv")))
             raise UserError(
-                f"{file} is not there. A retrieval task is a folder with corpus.jsonl, "
+                f"{file} does not exist. A retrieval task is a folder with corpus.jsonl, "
                 f"queries.jsonl and qrels/SPLIT.tsv (splits found: {splits or 'none'})."
             )
     return _task(
@@ -188,39 +188,41 @@ def _gains(judgements: Iterable[Judgement]) -> dict[str, dict[str, int]]:
         gain = _gain(value, place)
         if relevant.setdefault(str(query), {}).setdefault(str(document), gain) != gain:
             raise UserError(
-                f"{place} judges document {document!r} for query {query!r} a second time, "
-                "and differently. Remove one of the two lines."
+                f"{place} judges document {document!r} for query {query!r} a second time, with "
+                "a different score. Remove one of the two lines."
             )
     return relevant
 
 
 def _texts(source: Path | str, rows: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, str]:
-    """Id -> text, with the title before it where there is one."""
+    """Id -> text, preceded by the title if there is one."""
     texts: dict[str, str] = {}
     for where, row in rows:
         key, text, title = row.get("_id"), row.get("text"), row.get("title") or ""
         if not isinstance(key, (str, int)) or not isinstance(text, str):
             raise UserError(
-                f"{where}: expected an object with the texts '_id' and 'text', but got the keys "
+                f"{where}: expected an object with '_id' and 'text', but got the keys "
                 f"{', '.join(row) or 'none'}."
             )
         if str(key) in texts:
-            raise UserError(f"{where}: the _id {key!r} is there a second time. Ids are unique.")
+            raise UserError(f"{where}: the _id {key!r} occurs a second time. Ids must be unique.")
         texts[str(key)] = f"{title} {text}".strip()
     if not texts:
-        raise UserError(f"{source} holds no text; expected one JSON object a line.")
+        raise UserError(f"{source} holds no text; expected one JSON object per line.")
     return texts
 
 
 def _objects(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    with file.open("rb") as lines:  # a line ends at \n, and at none of Unicode's other line ends
+    with file.open("rb") as lines:  # a line ends at \n, not at Unicode's other line ends
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
                 row = json.loads(line.decode("utf-8-sig"))
             except (ValueError, RecursionError) as error:
-                raise UserError(f"{file} line {number:,}: broken JSON ({error}).") from error
+                raise UserError(
+                    f"{file} line {number:,}: broken JSON ({error}). Correct the line."
+                ) from error
             yield f"{file} line {number:,}", row if isinstance(row, dict) else {}
 
 
@@ -239,7 +241,7 @@ def _judgements(file: Path) -> Iterator[Judgement]:
             place = f"{file} line {number:,}"
             if len(fields) != 3:
                 raise UserError(
-                    f"{place}: expected three fields with tabs between (query-id, corpus-id, "
+                    f"{place}: expected three fields separated by tabs (query-id, corpus-id, "
                     f"score), but got {len(fields)}."
                 )
             yield place, fields[0], fields[1], fields[2]

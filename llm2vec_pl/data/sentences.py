@@ -36,20 +36,20 @@ if TYPE_CHECKING:
 
 WIKI1M = ("princeton-nlp/datasets-for-simcse", "wiki1m_for_simcse.txt")
 _FORMAT = 1  # of what is cached
-_WITHOUT_HELD_OUT = 2  # raise it when `PythonDocsSentences` leaves out others
+_WITHOUT_HELD_OUT = 2  # raise it when `PythonDocsSentences` leaves out different ones
 
 
 class Sentences(ContrastiveData):
     """Sentences as queries and as their own positives; the encoder's dropout makes two views.
 
-    A subclass says what the sentences are (`sentences`) and what they depend on (`source`). A
-    sentence that comes again is left out and counted: it would be its own negative.
+    A subclass defines the sentences (`sentences`) and what they depend on (`source`). A repeated
+    sentence is left out and counted: it would be its own negative.
 
     Args:
-        task_name: what the one task is called.
+        task_name: the name of the one task.
         batch_size: sentences per batch and device.
         num_workers: processes that read and tokenise batches.
-        seed: of the order; the order is a function of seed and epoch.
+        seed: seed of the order, which is a function of seed and epoch.
         max_tokens: tokens per batch and device, at most.
     """
 
@@ -71,7 +71,7 @@ class Sentences(ContrastiveData):
         return set(SPLITS)
 
     def sentences(self, split: Split) -> Iterator[str]:
-        """The sentences of a split, in a fixed order, read anew at each call."""
+        """The sentences of a split, in a fixed order, read again at each call."""
         raise NotImplementedError
 
     def source(self) -> dict[str, Any]:
@@ -79,11 +79,11 @@ class Sentences(ContrastiveData):
         raise NotImplementedError
 
     def source_notes(self) -> list[str]:
-        """What is left out before a row is read: lines to print."""
+        """What is left out before any row is read: lines to print."""
         return []
 
     def note(self, line: str) -> None:
-        """Keeps a line on the sentences just read, shown at each use of them."""
+        """Keeps a line about the sentences just read, to print whenever they are used."""
         self._notes.append(line)
 
     @override
@@ -100,7 +100,7 @@ class Sentences(ContrastiveData):
             train = ArrowExamples(folder, np.flatnonzero(~same))
             if same.any():
                 notes.append(
-                    f"{same.sum():,} sentences left out, which are validation sentences too"
+                    f"{same.sum():,} sentences left out: they are validation sentences too"
                 )
         else:
             held_out = validation_mask(np.load(folder / "query_ids.npy"))
@@ -130,27 +130,27 @@ class Sentences(ContrastiveData):
                 seen.add(identity)
                 yield sentence
         if read > len(seen):
-            self.note(f"{read - len(seen):,} of {read:,} sentences left out, which came before")
+            self.note(f"{read - len(seen):,} of {read:,} sentences left out as repeated")
 
 
 class WikipediaSentences(Sentences):
-    """One sentence a line: the million that SimCSE was trained on, or any others.
+    """One sentence per line: the million that SimCSE was trained on, or any others.
 
-    Without a validation split about 1 % of the sentences is held out, at least 100 where there are
-    1,000 or more, chosen by a hash of the sentence.
+    Without a validation split, about 1 % of the sentences is held out (at least 100 if there are
+    1,000 or more), chosen by a hash of the sentence.
 
     Args:
-        path: a txt file with a sentence a line, a jsonl, csv, tsv or parquet file, a folder of
-            such files or a hub data set; SimCSE's Wikipedia sentences where not given.
+        path: a txt file with one sentence per line, a jsonl, csv, tsv or parquet file, a folder of
+            such files or a hub data set; SimCSE's Wikipedia sentences by default.
         subset: the hub data set's configuration.
-        column: the column that holds the sentence; not used for txt files.
-        max_rows: rows read of each split; all where not given.
+        column: the column with the sentence; not used for txt files.
+        max_rows: rows to read of each split; all by default.
         batch_size: sentences per batch and device.
-        max_tokens: tokens per batch and device, a sentence's counted twice, as query and positive;
-            a batch then has `batch_size` sentences at most. Padding is not counted. Null: no limit.
+        max_tokens: tokens per batch and device; a sentence counts twice, as query and positive. A
+            batch then has at most `batch_size` sentences. Padding is not counted. Null: no limit.
         num_workers: processes that read and tokenise batches.
         on_bad_row: what to do with a row that is null, empty, not a string or cannot be read.
-        seed: of the order; the order is a function of seed and epoch.
+        seed: seed of the order, which is a function of seed and epoch.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class WikipediaSentences(Sentences):
     ) -> None:
         super().__init__("wikipedia_sentences", batch_size, num_workers, seed, max_tokens)
         if max_rows is not None and max_rows < 1:
-            raise UserError(f"--data.max_rows expects at least 1, but got {max_rows}.")
+            raise UserError(f"`max_rows` expects at least 1, but got {max_rows}.")
         self.column = column
         self.max_rows = max_rows
         self.on_bad_row: OnBadRow = on_bad_row
@@ -208,17 +208,17 @@ class WikipediaSentences(Sentences):
 class PythonDocsSentences(Sentences):
     """Sentences of the docstrings of `PythonDocs`; those of its held-out names are validation.
 
-    A training sentence that is a validation sentence too, but for blanks and capitals, is left
-    out and counted: many a docstring repeats another's.
+    A training sentence that is also a validation sentence, apart from white space and capitals, is
+    left out and counted: docstrings often repeat sentences of others.
 
     Args:
-        min_length: characters that a sentence has at least.
-        max_length: characters that it has at most.
+        min_length: the fewest characters in a sentence.
+        max_length: the most characters in a sentence.
         batch_size: sentences per batch and device.
-        max_tokens: tokens per batch and device, a sentence's counted twice, as query and positive;
-            a batch then has `batch_size` sentences at most. Padding is not counted. Null: no limit.
+        max_tokens: tokens per batch and device; a sentence counts twice, as query and positive. A
+            batch then has at most `batch_size` sentences. Padding is not counted. Null: no limit.
         num_workers: processes that read and tokenise batches.
-        seed: of the order; the order is a function of seed and epoch.
+        seed: seed of the order, which is a function of seed and epoch.
     """
 
     def __init__(
@@ -233,7 +233,7 @@ class PythonDocsSentences(Sentences):
         super().__init__("python_docs_sentences", batch_size, num_workers, seed, max_tokens)
         if not 1 <= min_length <= max_length:
             raise UserError(
-                f"--data.min_length and --data.max_length expect 1 <= min <= max, "
+                f"`min_length` and `data.max_length` expect 1 <= min <= max, "
                 f"but got {min_length} and {max_length}."
             )
         self.min_length = min_length
@@ -253,7 +253,7 @@ class PythonDocsSentences(Sentences):
             else:
                 yield sentence
         if left_out:
-            self.note(f"{left_out:,} sentences left out, which are validation sentences too")
+            self.note(f"{left_out:,} sentences left out: they are validation sentences too")
 
     def _all(self, split: Split) -> Iterator[str]:
         for docstring in self.docs.docstrings(split):
@@ -268,5 +268,5 @@ class PythonDocsSentences(Sentences):
         return {**self.docs.source(), "sentences": formats, "lengths": lengths}
 
     def retrieval(self, num_queries: int = 800) -> RetrievalTask:
-        """The held-out summaries as queries, each with the one text that it was taken from."""
+        """The held-out summaries as queries, each with the one text below it in its docstring."""
         return self.docs.retrieval(num_queries)

@@ -1,4 +1,4 @@
-"""What the text data modules share: the tokenizer, the cache and the loaders."""
+"""What the data modules of running text share: the tokenizer, the cache and the loaders."""
 
 from __future__ import annotations
 
@@ -42,28 +42,28 @@ if TYPE_CHECKING:
 class TextBlocks(EncoderData):
     """Running text as blocks of `max_length` tokens, tokenised once and read from disk.
 
-    A subclass says what the texts are (`texts`) and what they depend on (`source`).
+    A subclass defines the texts (`texts`) and what they depend on (`source`).
 
     Args:
-        max_length: tokens per block; the encoder's `max_length` where None.
+        max_length: tokens per block; the encoder's `max_length` if None.
         batch_size: blocks per batch and device.
-        num_proc: processes that tokenise; with 1 the tokenizer uses its own threads.
+        num_proc: processes that tokenise; with 1, the tokenizer uses its own threads.
         num_workers: processes that load batches.
-        seed: of the order of the blocks; the order is a function of seed and epoch.
+        seed: seed of the order of the blocks, which is a function of seed and epoch.
     """
 
     def __init__(
         self, max_length: int | None, batch_size: int, num_proc: int, num_workers: int, seed: int
     ) -> None:
         super().__init__()
-        for flag, value, least in [
-            ("max_length", max_length, 2),
+        for name, value, least in [
+            ("data.max_length", max_length, 2),
             ("batch_size", batch_size, 1),
             ("num_proc", num_proc, 1),
             ("num_workers", num_workers, 0),
         ]:
             if value is not None and value < least:
-                raise UserError(f"--data.{flag} expects at least {least}, but got {value}.")
+                raise UserError(f"`{name}` expects at least {least}, but got {value}.")
         self._max_length = max_length
         self.batch_size = batch_size
         self.num_proc = num_proc
@@ -73,7 +73,7 @@ class TextBlocks(EncoderData):
         self._notes: list[str] = []
 
     def texts(self, split: Split) -> Iterator[str]:
-        """The texts of a split, in a fixed order, read anew at each call."""
+        """The texts of a split, in a fixed order, read again at each call."""
         raise NotImplementedError
 
     def source(self) -> dict[str, Any]:
@@ -87,12 +87,12 @@ class TextBlocks(EncoderData):
 
     @property
     def control_tokens(self) -> bool:
-        """Whether control tokens that are spelled out in a text are such: the encoder's rule."""
+        """Whether control tokens spelled out in a text are read as such: the encoder's rule."""
         return bool(getattr(self.attached_tokenizer, "control_tokens", False))
 
     @property
     def encoder_length(self) -> int | None:
-        """The tokens that the encoder takes of a text; None of a tokenizer alone."""
+        """The most tokens of a text that the encoder reads; None for a tokenizer alone."""
         length = getattr(self.attached_tokenizer, "max_length", None)
         return length if isinstance(length, int) else None
 
@@ -102,7 +102,7 @@ class TextBlocks(EncoderData):
         return cast("PreTrainedTokenizerFast", getattr(self.attached, "tokenizer", self.attached))
 
     def prepare_data(self) -> None:
-        """Writes the cache, where it is not there yet; once on each node."""
+        """Writes the cache if it does not exist yet; once on each node."""
         self._cached_blocks()
 
     def setup(self, stage: str | None = None) -> None:
@@ -113,7 +113,7 @@ class TextBlocks(EncoderData):
             self._announce(json.loads((folder / "notes.json").read_text()))
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Batches of the training blocks, in another order each epoch."""
+        """Batches of the training blocks, in a different order each epoch."""
         return self._loader("train")
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -121,7 +121,7 @@ class TextBlocks(EncoderData):
         return self._loader("validation")
 
     def note(self, line: str) -> None:
-        """Keeps a line on the texts just read, such as rows skipped; shown at each use of them."""
+        """Keeps a line about the texts just read, such as skipped rows, to print on each use."""
         self._notes.append(line)
 
     def _cached_blocks(self) -> Path:
@@ -147,7 +147,7 @@ class TextBlocks(EncoderData):
             blocks = pack(_counted(stream, split), self.max_length)
             write_blocks(blocks, folder / f"{split}.arrow")
         if not len(Blocks(folder / "train.arrow")):
-            raise UserError(f"{type(self).__name__} found no text to train on.")
+            raise UserError(f"{type(self).__name__} found no text to train on. Give more data.")
         (folder / "notes.json").write_text(json.dumps(self._notes))
 
     def _announce(self, notes: list[str]) -> None:
@@ -158,11 +158,11 @@ class TextBlocks(EncoderData):
 
     @property
     def length_and_why(self) -> str:
-        """Such as `256 tokens`, and that the encoder takes another number of a text."""
+        """Such as `256 tokens`; if the encoder's maximum is different, that too."""
         length, of_encoder = self.max_length, self.encoder_length
         if length == (of_encoder or length):
             return f"{length} tokens"
-        return f"{length} tokens (--data.max_length; --encoder.max_length is {of_encoder})"
+        return f"{length} tokens (`data.max_length`; `encoder.max_length` is {of_encoder})"
 
     @property
     def collate(self) -> Callable[[list[Tokens]], dict[str, Tensor]]:
@@ -176,10 +176,10 @@ class TextBlocks(EncoderData):
         if isinstance(dataset, StreamedBlocks):
             if overfits:
                 raise UserError(
-                    "--trainer.overfit_batches cannot be used with a stream. Set "
-                    "--data.streaming false, or --trainer.limit_train_batches instead."
+                    "`Trainer(overfit_batches)` cannot be used with a stream. Set "
+                    "`streaming=False`, or `Trainer(limit_train_batches=N)` instead."
                 )
-            # Lightning fetches the first batch before it says the epoch.
+            # Lightning fetches the first batch before it sets the epoch.
             dataset.set_epoch(progress.epoch if progress else 0)
             return StreamLoader(dataset, self.rank, self.world_size, self.num_workers, progress)
         if overfits:  # Lightning wants the rows in order, and chooses the sampler
@@ -202,7 +202,7 @@ def _counting_once(
 
 
 def _counted(stream: Iterable[Tokens], split: Split) -> Iterator[Tokens]:
-    """The stream, with the number of its tokens so far where a terminal shows it."""
+    """The stream; a terminal shows the number of tokens so far."""
     bar = tqdm(desc=f"{split} tokens", unit="", unit_scale=True, disable=None, leave=False)
     with bar:
         for tokens in stream:

@@ -17,28 +17,29 @@ from llm2vec_pl.errors import UserError
 class Wikipedia(TextBlocks):
     """WikiText-103, or the text of any hub data set or local txt, jsonl, csv or parquet files.
 
-    Splits named train, valid (validation, val, dev) are used. Without one for validation, 1 % of
+    Splits named train or valid (validation, val, dev) are used. Without one for validation, 1 % of
     the texts is held out, chosen by a hash of the text. The blocks are kept on disk and mapped
     into memory, unless `streaming`.
 
     Args:
-        path: a file, a folder or a hub data set; WikiText-103 where not given.
+        path: a file, a folder or a hub data set; WikiText-103 by default.
         subset: the hub data set's configuration.
-        column: the column that holds the text; not used for txt files, which hold one a line.
-        max_length: tokens per block; the encoder's `max_length` where not given.
+        column: the column with the text; not used for txt files, which have one text per line.
+        max_length: tokens per block; the encoder's `max_length` by default.
         batch_size: blocks per batch and device.
-        max_rows: rows read of each split; all where not given.
-        num_proc: processes that tokenise for the cache; with 1 the tokenizer uses its threads.
-        num_workers: processes that load batches; when streaming they tokenise as well.
+        max_rows: rows to read of each split; all by default.
+        num_proc: processes that tokenise for the cache; with 1, the tokenizer uses its own threads.
+        num_workers: processes that load batches; when streaming, they also tokenise.
         streaming: read, tokenise and pack while training, keeping nothing on disk and little in
-            memory. The length of an epoch is then unknown: set `--trainer.max_steps`. On several
-            devices it ends with the first that comes to the end of its share. A resumed run needs
-            as many workers over all devices as before, or a number that divides it. Without a
-            validation split, 100 of the first 1,000 texts are held out, chosen by their hashes.
-        shuffle_buffer: consecutive blocks that each worker shuffles when streaming; it keeps twice
-            as many in memory. 0 keeps the order.
+            memory. The length of an epoch is then unknown: set the trainer's `max_steps`. On
+            several devices, an epoch ends when the first device has come to the end of its share.
+            A resumed run needs the same total number of workers on all devices as before, or a
+            divisor of it. Without a validation split, 100 of the first 1,000 texts are held out,
+            chosen by their hashes.
+        shuffle_buffer: number of consecutive blocks that each worker shuffles when streaming; twice
+            as many are in memory. 0 keeps the order.
         on_bad_row: what to do with a row that is null, empty, not a string or cannot be read.
-        seed: of the order of the blocks; the order is a function of seed and epoch.
+        seed: seed of the order of the blocks, which is a function of seed and epoch.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Wikipedia(TextBlocks):
     ) -> None:
         super().__init__(max_length, batch_size, num_proc, num_workers, seed)
         if max_rows is not None and max_rows < 1:
-            raise UserError(f"--data.max_rows expects at least 1, but got {max_rows}.")
+            raise UserError(f"`max_rows` expects at least 1, but got {max_rows}.")
         self.column = column
         self.streaming = streaming
         self.shuffle_buffer = shuffle_buffer
@@ -86,7 +87,7 @@ class Wikipedia(TextBlocks):
             super().setup(stage)
             return
         if "validation" not in self._texts.source.splits:
-            _ = self._texts.sample  # read here once, not in each worker
+            _ = self._texts.sample  # read once here, not in each worker
         self.blocks = {
             split: StreamedBlocks(
                 self._texts,

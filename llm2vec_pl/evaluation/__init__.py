@@ -1,4 +1,4 @@
-"""How good an encoder is: STS, retrieval, the geometry of its embeddings, while it trains or after.
+"""How good an encoder is: STS, retrieval, geometry of the embeddings; in training or afterwards.
 
 The public names are imported when they are first used.
 """

@@ -1,4 +1,4 @@
-"""STS and retrieval at each validation, on all ranks: to watch, to stop by, to keep the best by."""
+"""STS and retrieval at each validation, on all ranks: to watch, to stop early, to keep the best."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from llm2vec_pl.evaluation.sts import COLUMNS, STSTask, evaluate_sts
 
 
 class Evaluation(Callback):
-    """Measures the module's encoder when a validation ends, and logs what it finds.
+    """Measures the module's encoder when a validation ends, and logs the metrics.
 
-    A subclass says what is measured. Metrics are logged as `val/...`, so that `ModelCheckpoint`
+    A subclass defines what is measured. Metrics are logged as `val/...`, so that `ModelCheckpoint`
     and `EarlyStopping` can monitor them, with `mode="max"`.
 
     Args:
-        name: what the metrics are called after `val/`.
-        batch_size: texts that go through the decoder at once, on each device.
+        name: name of the metrics, after `val/`.
+        batch_size: number of texts that go through the decoder at once on each device.
     """
 
     def __init__(self, name: str, batch_size: int) -> None:
-        _at_least("batch_size", batch_size, 1)
+        _at_least(f"{type(self).__name__}.batch_size", batch_size, 1)
         self.name = name
         self.batch_size = batch_size
 
     def measure(self, encoder: Encoder) -> dict[str, float]:
-        """Metrics by their full names; called on all ranks."""
+        """The metrics by full name; called on all ranks."""
         raise NotImplementedError
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuses what would only show at the first validation."""
+        """Raises errors that would otherwise appear only at the first validation."""
         if not isinstance(getattr(pl_module, "encoder", None), Encoder):
             raise UserError(
                 f"{type(self).__name__} evaluates the encoder of an objective, but "
@@ -50,17 +50,18 @@ class Evaluation(Callback):
         if names.count(self.name) > 1:
             raise UserError(
                 f"Two evaluations are called {self.name!r}. Give one of them another "
-                "--trainer.callbacks.name."
+                f"`{type(self).__name__}.name`."
             )
         if stage == "fit" and not trainer.enable_validation:
             raise UserError(
                 f"{type(self).__name__} runs with the validation, but there is none: the data "
-                "module has no val_dataloader, or --trainer.limit_val_batches is 0."
+                "module has no val_dataloader, or `Trainer(limit_val_batches=0)` is set. Change "
+                "that, or leave out the evaluation."
             )
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuses an empty validation split, which would never be gone through."""
+        """Raises an error for an empty validation split, which would never be evaluated."""
         if not any(trainer.num_val_batches):
             raise UserError(
                 f"{type(self).__name__} runs with the validation, but the validation split is "
@@ -69,7 +70,7 @@ class Evaluation(Callback):
 
     @override
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measures and logs, but not in the sanity check."""
+        """Measures and logs, except in the sanity check."""
         if trainer.sanity_checking:
             return
         encoder = pl_module.encoder
@@ -85,13 +86,13 @@ class STSEvaluation(Evaluation):
     Args:
         path: a jsonl, csv, tsv or parquet file, or a data set of the hub such as
             mteb/stsbenchmark-sts.
-        name: what the metric is called; the file's stem, or the hub's name, if null.
-        split: of the hub's data set; a file is read whole.
-        subset: of the hub's data set.
-        columns: of the first sentence, the second, and the score.
-        instruction: written right before each sentence and not pooled.
-        batch_size: sentences that go through the decoder at once, on each device.
-        limit: pairs to measure, evenly spread over the file; all if null.
+        name: name of the metric; if null, the file's stem or the hub's name.
+        split: split of the hub's data set; a file is read whole.
+        subset: subset of the hub's data set.
+        columns: names of the columns: first sentence, second sentence, score.
+        instruction: written directly before each sentence, and not pooled.
+        batch_size: number of sentences that go through the decoder at once on each device.
+        limit: number of pairs to measure, evenly spread over the file; all if null.
 
     Raises:
         UserError: if the data cannot be read.
@@ -108,8 +109,8 @@ class STSEvaluation(Evaluation):
         batch_size: int = 64,
         limit: int | None = None,
     ) -> None:
-        _at_least("limit", limit, 2)
-        with _naming("--trainer.callbacks.path"):
+        _at_least("STSEvaluation.limit", limit, 2)
+        with _naming("STSEvaluation.path"):
             self.task = STSTask.read(path, split, subset, columns, name).limited(limit)
         super().__init__(self.task.name, batch_size)
         self.instruction = instruction
@@ -128,14 +129,14 @@ class RetrievalEvaluation(Evaluation):
     Args:
         path: a folder in BEIR's layout, or a data set of the hub in mteb's, such as mteb/scifact;
             the held-out documentation of the installed Python packages if null.
-        name: what the metrics are called; the folder's or the data set's name if null.
-        split: of the judgements.
-        query_instruction: written right before each query and not pooled.
+        name: name of the metrics; if null, the folder's or the data set's name.
+        split: split of the judgements.
+        query_instruction: written directly before each query, and not pooled.
         document_instruction: the same for documents.
-        batch_size: texts that go through the decoder at once, on each device.
-        limit: queries to measure, evenly spread; all if null.
-        limit_documents: documents to search, those that answer a query among them; all if null.
-            Fewer documents make an easier task.
+        batch_size: number of texts that go through the decoder at once on each device.
+        limit: number of queries to measure, evenly spread; all if null.
+        limit_documents: number of documents to search, including those that answer a query; all
+            if null. Fewer documents make an easier task.
 
     Raises:
         UserError: if the data cannot be read.
@@ -152,21 +153,21 @@ class RetrievalEvaluation(Evaluation):
         limit: int | None = None,
         limit_documents: int | None = None,
     ) -> None:
-        _at_least("limit", limit, 1)
-        _at_least("limit_documents", limit_documents, 1)
+        _at_least("RetrievalEvaluation.limit", limit, 1)
+        _at_least("RetrievalEvaluation.limit_documents", limit_documents, 1)
         self.limits = limit, limit_documents
         self.query_instruction = query_instruction
         self.document_instruction = document_instruction
         self._task: RetrievalTask | None = None
         if path is not None:
-            with _naming("--trainer.callbacks.path"):
+            with _naming("RetrievalEvaluation.path"):
                 read = RetrievalTask.from_folder if looks_local(path) else RetrievalTask.from_hub
                 self._task = read(path, split, name).limited(*self.limits)
         super().__init__(self._task.name if self._task else name or "python_docs", batch_size)
 
     @property
     def task(self) -> RetrievalTask:
-        """What is retrieved; Python's documentation is read when it is first asked for."""
+        """What is retrieved; Python's documentation is read on first use."""
         if self._task is None:
             from llm2vec_pl.data import PythonDocs
 
@@ -194,14 +195,14 @@ class RetrievalEvaluation(Evaluation):
 
 
 @contextmanager
-def _naming(flag: str) -> Iterator[None]:
-    """Puts the flag before what is wrong with its value."""
+def _naming(argument: str) -> Iterator[None]:
+    """Puts an argument's name before what is wrong with its value."""
     try:
         yield
     except UserError as error:
-        raise UserError(f"{flag}: {error}") from error
+        raise UserError(f"`{argument}`: {error}") from error
 
 
-def _at_least(option: str, value: int | None, least: int) -> None:
+def _at_least(argument: str, value: int | None, least: int) -> None:
     if value is not None and value < least:
-        raise UserError(f"--trainer.callbacks.{option} expects at least {least}, but got {value}.")
+        raise UserError(f"`{argument}` expects at least {least}, but got {value}.")

@@ -16,12 +16,12 @@ Embed = Callable[[Sequence[str], str], Tensor]
 
 
 def embedder(encoder: Encoder, batch_size: int, on_all_ranks: bool) -> Embed:
-    """A function of texts and instruction that gives embeddings, (N, D), on the CPU.
+    """A function from texts and an instruction to embeddings, (N, D), on the CPU.
 
     Args:
         encoder: embeds the texts.
-        batch_size: texts that go through the decoder at once.
-        on_all_ranks: share the texts out among all ranks. Every rank must then ask for the same.
+        batch_size: number of texts that go through the decoder at once.
+        on_all_ranks: divide the texts among all ranks. Every rank must then pass the same texts.
     """
 
     def embed(texts: Sequence[str], instruction: str) -> Tensor:
@@ -39,16 +39,16 @@ def encode_on_all_ranks(
     instruction: str | Sequence[str] = "",
     batch_size: int = 32,
 ) -> Tensor:
-    """`Encoder.encode`, with the texts shared out among the ranks; each rank gets all embeddings.
+    """`Encoder.encode`, with the texts divided among the ranks; each rank gets all embeddings.
 
     All ranks make the same number of passes through the decoder, whatever the texts: under FSDP a
-    pass is a collective operation, and one rank with a pass more would wait for ever.
+    pass is a collective operation, and a rank with an extra pass would wait for ever.
 
     Args:
         encoder: the same on all ranks; it may be sharded.
         texts: N texts, the same on all ranks.
-        instruction: written right before each text and not pooled; or one for each text.
-        batch_size: texts that go through the decoder at once, on each rank.
+        instruction: written directly before each text, and not pooled; or one for each text.
+        batch_size: number of texts that go through the decoder at once on each rank.
 
     Returns:
         (N, D) in float32 on the CPU, in the order of the texts, not normalised.
@@ -60,7 +60,7 @@ def encode_on_all_ranks(
     batch_size = whole_batch_size(batch_size)
     encoder.load()
     device = next(encoder.parameters()).device
-    # Texts of like length in the same pass, on all ranks: little padding, little waiting.
+    # Texts of similar length in the same pass, on all ranks: little padding, little waiting.
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]), reverse=True)
     passes = []
     with evaluating(encoder):
@@ -79,6 +79,6 @@ def encode_on_all_ranks(
 
 
 def _share(texts: list[int], rank: int, ranks: int) -> list[int]:
-    """Every `ranks`-th text, and the last text again where others have one more."""
+    """Every `ranks`-th text, and the last text again if other ranks have one more."""
     own = texts[rank::ranks]
     return own + texts[-1:] * (math.ceil(len(texts) / ranks) - len(own))

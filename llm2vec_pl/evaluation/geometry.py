@@ -1,4 +1,4 @@
-"""Alignment and uniformity: how close positives are, and how evenly all texts fill the sphere.
+"""Alignment and uniformity: how close positives are, and how evenly texts fill the sphere.
 
 Wang and Isola 2020, "Understanding Contrastive Representation Learning through Alignment and
 Uniformity on the Hypersphere", sections 4.1 and 4.2, with their constants. Lower is better in both.
@@ -15,22 +15,22 @@ def alignment(first: Tensor, second: Tensor, alpha: float = 2.0) -> Tensor:
     """The mean distance, to the power `alpha`, of positive pairs on the unit sphere.
 
     Args:
-        first: embeddings of one side of B pairs, (B, D), of any length: they are normalised here.
-        second: of the other side, (B, D), in the same order.
+        first: embeddings of one side of B pairs, (B, D), of any norm: they are normalised here.
+        second: embeddings of the other side, (B, D), in the same order.
         alpha: 2 in the paper.
 
     Returns:
-        A scalar in [0, 2 ** alpha]: 0 where all pairs coincide, 2 for random directions.
+        A scalar in [0, 2 ** alpha]: 0 if all pairs coincide, 2 for random directions.
 
     Raises:
-        ValueError: if the shapes differ, or there is no pair.
+        ValueError: if the shapes differ, or there are no pairs.
 
     >>> alignment(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, -1.0]])).round()
     tensor(2.)
     """
     if first.shape != second.shape or not len(first):
         raise ValueError(
-            "alignment expects the two sides of at least one pair, but got embeddings of the "
+            "alignment expects the two sides of at least one pair, but got embeddings with the "
             f"shapes {tuple(first.shape)} and {tuple(second.shape)}."
         )
     distances: Tensor = (F.normalize(first.float()) - F.normalize(second.float())).norm(dim=1)
@@ -41,16 +41,16 @@ def uniformity(embeddings: Tensor, t: float = 2.0, chunk_size: int = 1024) -> Te
     """The logarithm of the mean Gaussian potential of all pairs of distinct texts.
 
     Args:
-        embeddings: of N texts, (N, D), of any length: they are normalised here.
+        embeddings: embeddings of N texts, (N, D), of any norm: they are normalised here.
         t: the potential of two texts is exp(-t * squared distance); 2 in the paper.
-        chunk_size: rows compared at once with all others, which bounds the memory.
+        chunk_size: number of rows compared with all others at once, which bounds the memory.
 
     Returns:
-        A scalar in [-4 t, 0]: 0 where all texts coincide, near -2 t in many dimensions where they
-        are spread evenly.
+        A scalar in [-4 t, 0]: 0 if all texts coincide, near -2 t if they are spread evenly in many
+        dimensions.
 
     Raises:
-        ValueError: with fewer than two texts.
+        ValueError: for fewer than two texts.
 
     >>> uniformity(torch.tensor([[1.0, 0.0], [-3.0, 0.0]])).item()
     -8.0

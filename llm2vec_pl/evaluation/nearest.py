@@ -11,15 +11,15 @@ _DOCUMENTS_AT_ONCE = 8192  # 32 MB of scores, twice that of keys
 
 
 class Nearest:
-    """The `depth` documents of highest cosine similarity to each query, of all documents added.
+    """The `depth` documents with the highest cosine similarity to each query, of all those added.
 
-    Of documents with the same score, the one that was added first comes first: the result does not
+    Documents with the same score keep the order in which they were added: the result does not
     depend on how the documents are cut into chunks.
 
     Args:
-        queries: (Q, D); the scores are computed where they lie.
-        depth: documents to keep for each query.
-        own: (P, 2), pairs of a query's and a document's number. They are scored apart, in
+        queries: (Q, D); the scores are computed on their device.
+        depth: number of documents to keep for each query.
+        own: (P, 2), pairs of a query's and a document's number. They are scored separately, in
             `own_scores`, and are not among the nearest.
     """
 
@@ -34,7 +34,7 @@ class Nearest:
         self._keys = torch.empty(len(queries), 0, dtype=torch.long, device=device)  # (Q, K)
 
     def add(self, documents: Tensor) -> None:
-        """Takes further documents, (N, D), numbered on from those before."""
+        """Adds documents, (N, D); their numbers continue from those before."""
         for chunk in documents.split(_DOCUMENTS_AT_ONCE):
             self._add(F.normalize(chunk.float().to(self.queries.device)))
 
@@ -48,7 +48,7 @@ class Nearest:
 
     @property
     def scores(self) -> Tensor:
-        """Their cosine similarities, (Q, K); -inf where own documents fill the ranking up."""
+        """Their cosine similarities, (Q, K); -inf for own documents, which come last."""
         bits = (self._keys >> 32).int()
         return _mirrored(bits).view(torch.float32)
 
@@ -75,7 +75,7 @@ class Nearest:
 
 
 def search_device(encoder: nn.Module) -> torch.device:
-    """Where to compare embeddings: on the GPU that the encoder is on, else on the CPU."""
+    """The device to compare embeddings on: the encoder's GPU if it is on one, else the CPU."""
     device = next(encoder.parameters()).device
     return device if device.type == "cuda" else torch.device("cpu")
 
@@ -84,20 +84,20 @@ _LAST = 2**32 - 1
 
 
 def _highest(scores: Tensor, places: Tensor, depth: int) -> Tensor:
-    """The keys of the `depth` highest scores of each query (Q, N), and perhaps of one more."""
-    values, columns = scores.topk(min(depth + 1, scores.shape[1]))  # faster than that of keys
+    """The keys of the `depth` highest scores of each query (Q, N), and possibly of one more."""
+    values, columns = scores.topk(min(depth + 1, scores.shape[1]))  # faster than topk of keys
     keys = _keys(values, places[columns])
     if values.shape[1] > depth:
-        # Where the last score to keep is also one to leave, topk took either.
+        # If the last score to keep and the first to drop are equal, topk may have taken either.
         tied = values[:, depth - 1] == values[:, depth]
         keys[tied] = _keys(scores[tied], places).topk(depth + 1).values
     return keys
 
 
 def _keys(scores: Tensor, places: Tensor) -> Tensor:
-    """Integers in the order of the scores (Q, N), and of equal scores the first place highest.
+    """Integers in the order of the scores (Q, N); for equal scores, the first place is highest.
 
-    The order of float32 numbers is that of their bits read as integers, but for the negative ones,
+    The order of float32 numbers is that of their bits read as integers, except for negative ones,
     whose order is reversed. The place fills the lower half.
     """
     bits = _mirrored((scores + 0.0).view(torch.int32)).long()  # -0.0 + 0.0 is 0.0

@@ -12,11 +12,11 @@ RECALL_DEPTHS = (1, 10, 100)
 def ranking_metrics(
     rankings: Sequence[Sequence[str]], gains: Sequence[Mapping[str, int]]
 ) -> dict[str, float]:
-    """The means over queries of all metrics, each in [0, 1].
+    """All metrics, averaged over queries, each in [0, 1].
 
     Args:
-        rankings: documents of each query, the best first, at least 100 where there are so many.
-        gains: document -> gain for each query, at least one of them above 0.
+        rankings: documents of each query, the best first; at least 100 if there are that many.
+        gains: document -> gain for each query; at least one gain is above 0.
 
     Returns:
         `ndcg@10`, `recall@1`, `recall@10`, `recall@100` and `mrr@10`.
@@ -30,10 +30,10 @@ def ranking_metrics(
 
 
 def ndcg(ranking: Sequence[str], gains: Mapping[str, int], depth: int = DEPTH) -> float:
-    """Discounted gain of a ranking's first `depth`, over that of the best possible ranking.
+    """Discounted gain of a ranking's first `depth`, divided by that of the best possible ranking.
 
-    Gains are linear (Järvelin and Kekäläinen 2002), discounted by log2(1 + rank); one below 0
-    counts as 0.
+    Gains are linear (Järvelin and Kekäläinen 2002), discounted by log2(1 + rank); gains below 0
+    count as 0.
 
     >>> ndcg(["b", "a"], {"a": 1})
     0.6309297535714575
@@ -50,7 +50,7 @@ def recall(ranking: Sequence[str], gains: Mapping[str, int], depth: int) -> floa
 
 
 def reciprocal_rank(ranking: Sequence[str], gains: Mapping[str, int], depth: int = DEPTH) -> float:
-    """1 over the rank of the first document with a gain above 0; 0 if none is in `depth`.
+    """1 / rank of the first document with a gain above 0; 0 if there is none within `depth`.
 
     >>> reciprocal_rank(["b", "c", "a"], {"a": 2, "c": 1})
     0.5

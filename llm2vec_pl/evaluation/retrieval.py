@@ -14,7 +14,7 @@ from llm2vec_pl.evaluation.embedding import embedder
 from llm2vec_pl.evaluation.nearest import Nearest, search_device
 from llm2vec_pl.evaluation.ranking import RECALL_DEPTHS, ranking_metrics
 
-_DOCUMENTS_AT_ONCE = 32768  # embedded and compared before the next ones are
+_DOCUMENTS_AT_ONCE = 32768  # embedded and compared before the next ones
 
 
 def evaluate_retrieval(
@@ -27,23 +27,23 @@ def evaluate_retrieval(
 ) -> dict[str, float]:
     """Ranks the corpus for each query by cosine similarity.
 
-    A document with the query's own id is left out of that query's ranking, as BEIR does (ArguAna,
+    A document with the query's own id is left out of that query's ranking, as in BEIR (ArguAna,
     Quora), unless it is judged relevant to the query. The corpus is embedded and searched chunk by
-    chunk. Of documents with the same score, the one that stands first in the corpus comes first.
+    chunk. Documents with the same score keep their order in the corpus.
 
     Args:
         encoder: embeds queries and documents.
-        task: what to search for where.
-        batch_size: texts that go through the decoder at once.
-        query_instruction: written right before each query and not pooled.
+        task: the queries, the corpus and the judgements.
+        batch_size: number of texts that go through the decoder at once.
+        query_instruction: written directly before each query, and not pooled.
         document_instruction: the same for documents.
-        on_all_ranks: share the work out among all ranks, each of which must call this.
+        on_all_ranks: divide the work among all ranks, each of which must call this.
 
     Returns:
         `ndcg@10`, the mean over queries of the normalised discounted cumulative gain (Järvelin and
-        Kekäläinen 2002), `recall@1`, `recall@10` and `recall@100`, the share of relevant documents
-        among the first so many, and `mrr@10`, the mean reciprocal rank of the first relevant one;
-        all in [0, 1]. NaN if an embedding is not finite.
+        Kekäläinen 2002); `recall@1`, `recall@10` and `recall@100`, the share of relevant documents
+        among the first 1, 10 and 100; and `mrr@10`, the mean reciprocal rank of the first relevant
+        document. All are in [0, 1], or NaN if an embedding is not finite.
     """
     embed = embedder(encoder, batch_size, on_all_ranks)
     texts = list(task.corpus.values())
@@ -59,13 +59,13 @@ def search(task: RetrievalTask, queries: Tensor, documents: Iterable[Tensor]) ->
     """The metrics of `evaluate_retrieval`, from embeddings.
 
     Args:
-        task: whose texts were embedded.
-        queries: (Q, D); the scores are computed where they lie.
+        task: the task whose texts were embedded.
+        queries: (Q, D); the scores are computed on their device.
         documents: the corpus in chunks, (N', D) each, in order.
     """
     finite = bool(queries.isfinite().all())
     nearest = Nearest(queries, depth=max(RECALL_DEPTHS), own=_own_documents(task))
-    for chunk in documents:  # to the end, also of NaN: all ranks embed the same number of chunks
+    for chunk in documents:  # to the end, even after a NaN: all ranks embed as many chunks
         finite = finite and bool(chunk.isfinite().all())
         nearest.add(chunk)
     names = list(task.corpus)
@@ -79,7 +79,7 @@ def search(task: RetrievalTask, queries: Tensor, documents: Iterable[Tensor]) ->
 
 
 def _own_documents(task: RetrievalTask) -> Tensor:
-    """(query, document) pairs of numbers, (P, 2)."""
+    """(query, document) pairs of numbers of texts that are their own query, (P, 2)."""
     own = own_documents(task)
     places = {name: place for place, name in enumerate(task.corpus) if name in own}
     pairs = [(row, places[query]) for row, query in enumerate(task.queries) if query in own]

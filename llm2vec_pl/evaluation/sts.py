@@ -24,10 +24,10 @@ class STSTask:
     """Pairs of sentences with gold scores.
 
     Args:
-        name: what the task is called in tables and logs.
+        name: the task's name in tables and logs.
         first: the first sentence of each pair.
-        second: the second one.
-        scores: how alike people find them, the higher the more; on any scale.
+        second: the second sentence of each pair.
+        scores: how similar people find them; higher is more similar, on any scale.
     """
 
     name: str
@@ -48,10 +48,10 @@ class STSTask:
 
         Args:
             path: a jsonl, csv, tsv or parquet file, or the name of a data set on the hub.
-            split: of the hub's data set; a file is read whole.
-            subset: of the hub's data set (its "configuration").
-            columns: of the first sentence, the second, and the score.
-            name: the file's stem, or the last part of the hub's name, if null.
+            split: split of the hub's data set; a file is read whole.
+            subset: subset ("configuration") of the hub's data set.
+            columns: names of the columns: first sentence, second sentence, score.
+            name: the task's name; by default the file's stem, or the last part of the hub's name.
 
         Raises:
             UserError: with file and line, for anything that is not two texts and a number.
@@ -64,7 +64,7 @@ class STSTask:
         pairs = [_pair(row, columns) for row in rows]
         if len({score for _, _, score in pairs}) < 2:
             raise UserError(
-                f"{path}: expected at least two different scores, without which there is no order, "
+                f"{path}: expected pairs with at least two different scores, to have an order, "
                 f"but got {len(pairs)} pairs with {len({pair[2] for pair in pairs})}."
             )
         first, second, scores = (list(column) for column in zip(*pairs, strict=True))
@@ -87,14 +87,14 @@ def evaluate_sts(
     """Spearman's rank correlation of cosine similarities with the gold scores.
 
     Args:
-        encoder: embeds both sentences alike.
+        encoder: embeds both sentences in the same way.
         task: the pairs.
-        batch_size: texts that go through the decoder at once.
-        instruction: written right before each sentence and not pooled.
-        on_all_ranks: share the work out among all ranks, each of which must call this.
+        batch_size: number of texts that go through the decoder at once.
+        instruction: written directly before each sentence, and not pooled.
+        on_all_ranks: divide the work among all ranks, each of which must call this.
 
     Returns:
-        In [-1, 1] (papers print it times 100). NaN if an embedding is not finite.
+        A number in [-1, 1] (papers print it times 100); NaN if an embedding is not finite.
     """
     texts = list(dict.fromkeys([*task.first, *task.second]))  # each sentence once
     embeddings = embedder(encoder, batch_size, on_all_ranks)(texts, instruction)  # (N, D)
@@ -106,14 +106,14 @@ def evaluate_sts(
 
 
 def spearman(first: Tensor, second: Tensor) -> Tensor:
-    """Spearman's rank correlation: Pearson's of the ranks, where ties share their mean rank.
+    """Spearman's rank correlation: Pearson's of the ranks; ties share their mean rank.
 
     Args:
         first: N numbers, (N,).
         second: N numbers, (N,).
 
     Returns:
-        A float64 scalar in [-1, 1]; NaN where a side is constant or not finite.
+        A float64 scalar in [-1, 1]; NaN if a side is constant or not finite.
 
     >>> spearman(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.1, 0.4, 0.9])).item()
     1.0

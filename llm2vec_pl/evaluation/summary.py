@@ -1,4 +1,4 @@
-"""One row of numbers that say how good an encoder is, to set beside those of another."""
+"""One row of numbers on how good an encoder is, for comparison with others."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ def evaluate(
     sts_instruction: str = "",
     on_all_ranks: bool = False,
 ) -> dict[str, float]:
-    """Retrieval, the geometry of its positive pairs, and STS where it is given.
+    """Retrieval, the geometry of its positive pairs, and STS if pairs are given.
 
-    The retrieval task's embeddings are all held in memory; `evaluate_retrieval` holds a part.
+    All embeddings of the retrieval task are in memory; `evaluate_retrieval` keeps only a part.
 
     Args:
-        encoder: what to measure.
-        task: what to retrieve; the held-out documentation of `PythonDocs` if null.
-        sts: pairs with gold scores, or the path of such a file.
-        batch_size: texts that go through the decoder at once.
-        query_instruction: written right before each query and not pooled.
+        encoder: the encoder to measure.
+        task: what to retrieve; the held-out documentation of `PythonDocs` by default.
+        sts: pairs with gold scores, or the path of a file of them.
+        batch_size: number of texts that go through the decoder at once.
+        query_instruction: written directly before each query, and not pooled.
         document_instruction: the same for documents.
         sts_instruction: the same for both sentences of an STS pair.
-        on_all_ranks: share the work out among all ranks, each of which must call this.
+        on_all_ranks: divide the work among all ranks, each of which must call this.
 
     Returns:
-        The metrics of `evaluate_retrieval`; `alignment` of queries and their relevant documents,
-        and `uniformity`, the mean of the queries' and the documents' own, as in Wang and Isola's
-        code; and Spearman's correlation under the STS task's name.
+        The metrics of `evaluate_retrieval`; `alignment` of queries and their relevant documents;
+        `uniformity`, the mean of the queries' and the documents', as in Wang and Isola's code; and
+        Spearman's correlation under the STS task's name.
 
     Raises:
         UserError: if the STS file cannot be read.

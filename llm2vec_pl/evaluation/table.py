@@ -1,4 +1,4 @@
-"""What the steps of the method brought: a table in the terminal, its numbers and a plot."""
+"""What each step of the method brought: a table in the terminal, a file of numbers, a plot."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ ONLY_IN_THE_FILE = ("recall@10", "recall@100", "mrr@10")  # a terminal has no ro
 
 
 def report(rows: Rows, folder: Path) -> None:
-    """Prints the table and writes `table.json` and, where matplotlib is installed, `table.png`."""
+    """Prints the table and writes `table.json` and, if matplotlib is installed, `table.png`."""
     print_table(rows)
     write_json(folder / "table.json", rows)
     try:
         plot(rows, folder / "table.png")
     except ImportError:
-        print("No plot: `pip install matplotlib` and run the same command again.")
+        print("No plot. For one, run `pip install matplotlib`, then the same command again.")
     else:
         print(f"Wrote {folder / 'table.png'}")
 
 
 def columns(rows: Rows) -> list[str]:
-    """The metrics that are shown, in the order in which they come up."""
+    """The metrics to show, in the order in which they first appear."""
     names = dict.fromkeys(name for row in rows.values() for name in row)
     return [name for name in names if name.split("/")[-1] not in ONLY_IN_THE_FILE]
 
 
 def print_table(rows: Rows, title: str = "From decoder to encoder: what each step brought") -> None:
-    """Prints a row a step."""
+    """Prints one row per step."""
     from rich.console import Console
     from rich.table import Table
 
@@ -51,7 +51,7 @@ def _cell(row: dict[str, float], name: str) -> str:
 
 
 def plot(rows: Rows, file: Path) -> None:
-    """Draws the rows as bars, a panel a metric.
+    """Draws the rows as bars, with one panel per metric.
 
     Raises:
         ImportError: if matplotlib is not installed.

@@ -17,7 +17,7 @@ from llm2vec_pl.files import unfinished
 def read_pairs(
     path: Path, query_column: str = "query", positive_column: str = "positive"
 ) -> list[Candidates]:
-    """The rows of a jsonl, csv, tsv or parquet file, with the negatives that they have already.
+    """The rows of a jsonl, csv, tsv or parquet file, with any negatives that they have already.
 
     A positive is a text or a list of texts.
 
@@ -42,7 +42,7 @@ def read_pairs(
 
 
 def read_texts(path: Path, column: str = "text") -> Iterator[str]:
-    """The texts of a column; of a txt file, its lines.
+    """The texts of a column, or the lines of a txt file.
 
     Raises:
         UserError: with file and line, for a row without a text.
@@ -61,9 +61,9 @@ def write_triplets(
     """Writes `query`, `positive` and `negative`, a list, as JSON lines: all of them, or no file.
 
     Args:
-        path: is replaced when all is written; its folder is made.
+        path: the file; replaced when everything is written. Its folder is created.
         rows: queries and positives.
-        negatives: of each row.
+        negatives: the negatives of each row.
     """
     with unfinished(path) as new, new.open("w", encoding="utf-8") as file:
         for row, texts in zip(rows, negatives, strict=True):
@@ -74,7 +74,7 @@ def write_triplets(
 
 
 def require_writable(path: Path) -> None:
-    """Makes the folder of a file to be, before the work that would otherwise be lost.
+    """Creates the folder of a future file, before the work that would otherwise be lost.
 
     Raises:
         UserError: if no file can be written there.
@@ -82,9 +82,9 @@ def require_writable(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--out {path}: its folder cannot be made: {error}") from error
+        raise UserError(f"The folder of {path} cannot be created: {error}") from error
     if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise UserError(f"--out {path} cannot be written: expected the name of a file.")
+        raise UserError(f"{path} cannot be written. Name a file in a folder that is writable.")
 
 
 def _bad(row: Row, expected: str, problem: str) -> UserError:

@@ -1,4 +1,4 @@
-"""Hard negatives: texts that an encoder takes for answers to a query, and that are none."""
+"""Hard negatives: texts that an encoder mistakes for answers to a query."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from llm2vec_pl.mining.rules import Rules
 
 @dataclass
 class Mined:
-    """What was mined, row by row in the order of the rows.
+    """What was mined, in the order of the rows.
 
     Args:
-        negatives: of each row, the nearest first.
-        scores: of the negatives.
-        positive_scores: the lowest score of the positives of each row's query.
-        counts: of texts and rules, for the summary.
+        negatives: the negatives of each row, the nearest first.
+        scores: the scores of the negatives.
+        positive_scores: for each row, the lowest score of its query's positives.
+        counts: numbers of texts, and of those that each rule left out, for the summary.
     """
 
     negatives: list[list[str]] = field(default_factory=list)
@@ -35,24 +35,24 @@ class Mined:
     counts: Counter[str] = field(default_factory=Counter)
 
     def summary(self, rules: Rules) -> list[str]:
-        """What was found and what was left out, a line each."""
+        """What was found and what was left out, one line each."""
         found = [score for scores in self.scores for score in scores]
         fewer = sum(len(texts) < rules.num_negatives for texts in self.negatives)
         none = sum(not texts for texts in self.negatives)
         lines = [f"{count:,} {what}" for what, count in self.counts.items()]
         lines.append(
             f"{len(found):,} negatives for {len(self.negatives):,} rows; {fewer:,} rows have fewer "
-            f"than {rules.num_negatives}, {none:,} of them none"
+            f"than {rules.num_negatives}, and {none:,} of these have none"
         )
         if fewer:
             lines.append(
-                f"to find more, raise --range_max, now {rules.depth}, or loosen the scores' rules"
+                f"to find more, raise `range_max`, now {rules.depth}, or loosen the rules on scores"
             )
         if found:
             pairs = zip(self.positive_scores, self.scores, strict=True)
             positives = [score for score, negatives in pairs if negatives]
             lines.append(
-                f"mean score where negatives were found: {_mean(positives):.3f} of the positives, "
+                f"mean score in rows with negatives: {_mean(positives):.3f} of the positives, "
                 f"{_mean(found):.3f} of the negatives"
             )
         return lines
@@ -71,27 +71,27 @@ def mine(
 ) -> Mined:
     """Finds negatives for each row among the positives of all rows and the corpus.
 
-    A query's own positives, in whichever of its rows, are never its negatives, nor is the query
-    itself. Texts that differ in nothing but blanks are one text. The texts and the queries'
-    embeddings are held in memory, those of the candidates a chunk at a time.
+    A query's own positives, from all of its rows, are never its negatives, nor is the query itself.
+    Texts that differ only in white space are one text. The texts and the queries' embeddings are
+    held in memory; the candidates' embeddings, one chunk at a time.
 
     Args:
         encoder: embeds the texts.
-        rows: queries with their positives; negatives that they have already are not looked at.
-        rules: which candidates become negatives.
+        rows: queries with their positives; negatives that they have already are ignored.
+        rules: decides which candidates become negatives.
         corpus: further candidates.
-        query_instruction: written right before each query and not pooled.
+        query_instruction: written directly before each query, and not pooled.
         document_instruction: the same for positives and candidates.
-        batch_size: texts that go through the decoder at once.
-        chunk_size: candidates that are embedded and compared before the next ones.
-        report: is given a line on progress after each chunk.
+        batch_size: number of texts that go through the decoder at once.
+        chunk_size: number of candidates that are embedded and compared at a time.
+        report: called with a line on progress after each chunk.
 
     Raises:
         UserError: if there are no rows, or an embedding is not finite.
     """
     rules = rules or Rules()
     if not rows:
-        raise UserError("There are no rows to mine negatives for.")
+        raise UserError("There are no rows to mine negatives for. Give at least one.")
     queries = _unlike(row.query for row in rows)
     texts = [*(text for row in rows for text in row.positives), *corpus]
     candidates = _unlike(texts)
@@ -101,7 +101,10 @@ def mine(
         for start in range(0, len(texts), chunk_size):
             chunk = encoder.encode(texts[start : start + chunk_size], instruction, batch_size)
             if not chunk.isfinite().all():
-                raise UserError("The encoder gives embeddings that are not finite.")
+                raise UserError(
+                    "The encoder gives embeddings that are not finite. Use another encoder, or "
+                    '`dtype="float32"`.'
+                )
             report(f"embedded {min(start + chunk_size, len(texts)):,} of {len(texts):,} {kind}")
             yield chunk
 
@@ -111,7 +114,7 @@ def mine(
         nearest.add(chunk)
 
     counts = Counter({"queries": len(queries), "candidates": len(candidates)})
-    counts["texts left out that are equal to a candidate"] = len(texts) - len(candidates)
+    counts["duplicate texts left out"] = len(texts) - len(candidates)
     lowest = torch.full((len(queries),), torch.inf).scatter_reduce(
         0, pairs[are_positive, 0], nearest.own_scores.cpu()[are_positive], "amin"
     )
@@ -122,13 +125,13 @@ def mine(
 def choose(
     rules: Rules, nearest: Nearest, positive: Tensor, keys: Sequence[int], counts: Counter[str]
 ) -> list[list[tuple[int, float]]]:
-    """The candidates, with their scores, that the rules make each query's negatives.
+    """The candidates that the rules make each query's negatives, with their scores.
 
     Args:
-        rules: which.
-        nearest: candidates of each query.
+        rules: the rules.
+        nearest: the candidates of each query.
         positive: the lowest score of each query's positives, (Q,).
-        keys: what a query's drawing depends on, besides the seed.
+        keys: what the draw for a query depends on, besides the seed.
         counts: gets the number of candidates that each rule left out.
     """
     scores, indices = nearest.scores.cpu(), nearest.indices.cpu()
@@ -150,7 +153,7 @@ def choose(
 
 
 def _unlike(texts: Iterable[str]) -> dict[int, str]:
-    """Id -> text, the first of those that are equal."""
+    """Id -> text; of equal texts, the first."""
     unlike: dict[int, str] = {}
     for text in texts:
         unlike.setdefault(text_id(text), text)
@@ -160,7 +163,7 @@ def _unlike(texts: Iterable[str]) -> dict[int, str]:
 def _own(
     rows: Sequence[Candidates], queries: dict[int, str], candidates: dict[int, str]
 ) -> tuple[Tensor, Tensor]:
-    """(query, candidate) pairs that are no negatives, (P, 2), and which are positives, (P,)."""
+    """(query, candidate) pairs that are not negatives, (P, 2), and which are positives, (P,)."""
     query_rows = {key: row for row, key in enumerate(queries)}
     places = {key: place for place, key in enumerate(candidates)}
     pairs = {

@@ -20,25 +20,28 @@ Sampling = Literal["top", "random"]
 class Rules:
     """Which texts become a query's negatives. Scores are cosine similarities.
 
-    Of all texts but the query's own positives, the `range_max` nearest are looked at. Those whose
-    score breaks a rule are left out, then the `range_min` nearest of the rest; `num_negatives` of
-    what remains are taken. Of several positives, the lowest score counts for the margins.
+    Of all texts except the query's own positives, only the `range_max` nearest are considered.
+    Those whose score breaks a rule are left out, then the `range_min` nearest of the rest. Up to
+    `num_negatives` of the remaining ones are taken. With several positives, the margins apply to
+    the lowest score.
 
     Args:
-        num_negatives: negatives per query, at most.
-        range_min: how many of the nearest candidates to skip; they may be unlabelled positives.
-        range_max: how many of the nearest to look at. Null: as many as are needed, and ten times
-            `num_negatives` where a score or chance chooses among them.
+        num_negatives: the most negatives per query.
+        range_min: number of nearest candidates to skip; they may be unlabelled positives.
+        range_max: number of nearest candidates to consider. Null: as many as needed, or
+            `range_min` plus ten times `num_negatives` if a rule on scores or a draw selects from
+            them.
         min_score: candidates with a lower score are left out as too easy.
         max_score: candidates with a higher score are left out as likely positives.
         absolute_margin: a negative's score is at most the positive's minus this.
         relative_margin: a negative's score is below the positive's by at least this share of it;
             0.05 in NV-Retriever.
-        sampling: take the nearest that remain, or draw among them.
-        seed: of the drawing, which is a function of seed and query.
+        sampling: take the nearest of the remaining candidates ("top"), or draw from them
+            ("random").
+        seed: seed of the draw, which is a function of seed and query.
 
     Raises:
-        UserError: for numbers that leave no candidate.
+        UserError: if the numbers leave no candidate.
     """
 
     num_negatives: int = 3
@@ -54,20 +57,22 @@ class Rules:
     def __post_init__(self) -> None:
         if self.num_negatives < 1 or self.range_min < 0:
             raise UserError(
-                f"--num_negatives is at least 1 and --range_min at least 0, but got "
+                f"`num_negatives` is at least 1 and `range_min` at least 0, but got "
                 f"{self.num_negatives} and {self.range_min}."
             )
         if self.depth < self.range_min + self.num_negatives:
             raise UserError(
-                f"--range_max {self.depth} leaves fewer than {self.num_negatives} candidates after "
-                f"--range_min {self.range_min}. Raise it to {self.range_min + self.num_negatives}."
+                f"`range_max={self.depth}` leaves fewer than {self.num_negatives} candidates after "
+                f"`range_min={self.range_min}`. Raise it to {self.range_min + self.num_negatives}."
             )
         if None not in (low := self.min_score, high := self.max_score) and low > high:  # type: ignore[operator]
-            raise UserError(f"--min_score {low} is above --max_score {high}.")
+            raise UserError(
+                f"`min_score={low}` is above `max_score={high}`. Lower the one or raise the other."
+            )
 
     @property
     def depth(self) -> int:
-        """How many of the nearest candidates are looked at."""
+        """How many of the nearest candidates are considered."""
         if self.range_max is not None:
             return self.range_max
         limits = (self.min_score, self.max_score, self.absolute_margin, self.relative_margin)

@@ -40,14 +40,14 @@ Schedule = Literal["linear", "cosine", "constant"]
 class Objective(LightningModule):
     """Trains an encoder. A new objective overrides `loss` and is a class of about ten lines.
 
-    A fit trains in training mode, whatever mode the encoder comes in: `begin_training`.
+    `fit` trains in training mode, whatever mode the encoder was in: see `begin_training`.
 
     Args:
-        encoder: what is trained; its weights are loaded when the trainer asks for them.
-        learning_rate: the highest, after warm-up.
-        warmup_steps: optimizer steps of linear warm-up; below 1, their share of all steps.
-        schedule: how the learning rate falls after that: to 0 at the last step, or not at all.
-        weight_decay: AdamW's.
+        encoder: the encoder to train; its weights are loaded when the trainer asks for them.
+        learning_rate: the highest learning rate, reached after warm-up.
+        warmup_steps: optimizer steps of linear warm-up; below 1, a share of all steps.
+        schedule: how the learning rate falls after warm-up: to 0 at the last step, or not at all.
+        weight_decay: AdamW's weight decay.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Objective(LightningModule):
         """The scalar to minimise. Override this.
 
         Args:
-            batch: what the data module gives, on the device.
+            batch: a batch from the data module, on the device.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define loss(batch).")
 
@@ -82,23 +82,23 @@ class Objective(LightningModule):
         return embeddings
 
     def configure_model(self) -> None:
-        """Loads the encoder, once; shared out among the ranks under FSDP2."""
+        """Loads the encoder, once; under FSDP2 it is sharded over the ranks."""
         load_encoder(self, self.encoder)
 
     def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
-        """Takes weights over, into an encoder that is loaded for them if it is not yet.
+        """Takes over weights, after loading the encoder if it is not loaded yet.
 
-        After `ddp_spawn` and in a notebook Lightning brings home what other processes have
-        trained; this one has not loaded anything, and would let all of it drop.
+        After `ddp_spawn` and in a notebook, Lightning hands this process the weights that other
+        processes have trained. It has not loaded an encoder itself, and would drop all of them.
         """
         if any(name.startswith("encoder.") for name in state_dict):
             self.configure_model()
         return super().load_state_dict(state_dict, *args, **kwargs)
 
     def to(self, *args: Any, **kwargs: Any) -> Objective:
-        """Moves the module; a dtype is for frozen weights, as in `--trainer.precision bf16-true`.
+        """Moves the module; a dtype applies to frozen weights, as with the precision `bf16-true`.
 
-        A LoRA stays in float32, as do buffers and an objective's own weights. Without a LoRA all
+        A LoRA, buffers and the objective's own weights stay in float32. Without a LoRA, all
         weights of the encoder are trained in that dtype.
         """
         device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
@@ -110,10 +110,10 @@ class Objective(LightningModule):
     def begin_training(self) -> None:
         """Puts the objective, its encoder and the decoder in training mode, each with its parts.
 
-        `Encoder.from_pretrained` gives an encoder in evaluation mode and Lightning leaves modes as
-        they are: without this, dropout would be off for the whole run. A part that was put in
-        evaluation mode on purpose stays so if what it belongs to is in training mode: call
-        `train()` on the objective first, then `eval()` on the part.
+        `Encoder.from_pretrained` returns an encoder in evaluation mode, and Lightning leaves modes
+        as they are: without this, dropout would be off for the whole run. To keep a part in
+        evaluation mode on purpose, call `train()` on the objective first, then `eval()` on the
+        part.
         """
         self.forget_validation()
         for module in (self, self.encoder, getattr(self.encoder, "decoder", None)):
@@ -129,10 +129,10 @@ class Objective(LightningModule):
             optimizer.register_load_state_dict_pre_hook(self._by_number)
 
     def on_train_start(self) -> None:
-        """Begins training mode here as well, for an objective with an `on_fit_start` of its own.
+        """Begins training mode here too, for objectives with an `on_fit_start` of their own.
 
-        A run that goes on to more steps than before begins with the rate of its new schedule: a
-        checkpoint holds the old one's, which may have been 0.
+        A run resumed for more steps starts at the learning rate of its new schedule: the
+        checkpoint holds the rate of the old schedule, which may have been 0.
         """
         self.begin_training()
         for configured in self.trainer.lr_scheduler_configs:
@@ -142,7 +142,7 @@ class Objective(LightningModule):
         """One step on the loss, logged as `train/loss`."""
         loss = self.loss(batch)
         bar = self.trainer.progress_bar_callback
-        # Lightning waits in each step for what it puts in a bar; this package's asks by itself.
+        # For a value in its bar, Lightning waits in each step; this package's bar fetches its own.
         in_bar = bar is not None and not getattr(bar, "asks_for_the_loss", False)
         self.log_mean("loss", loss, row_count(batch), prog_bar=in_bar)
         return loss
@@ -152,16 +152,16 @@ class Objective(LightningModule):
         self.log_mean("loss", self.loss(batch), row_count(batch), prog_bar=True)
 
     def on_validation_epoch_end(self) -> None:
-        """Notes of which step the metrics are that have just been measured."""
+        """Notes the step whose metrics have just been measured."""
         if not self.trainer.sanity_checking:
             self._validated_step = self.trainer.global_step
 
     def forget_validation(self) -> None:
-        """Says that the metrics there are are of other weights."""
+        """Notes that the metrics so far belong to other weights."""
         self._validated_step = None
 
     def validation_metrics(self) -> dict[str, float] | None:
-        """The metrics `val/...` of the weights as they are; None if only older ones are known."""
+        """The metrics `val/...` of the current weights; None if only older ones are known."""
         if self._validated_step is None or self._validated_step != self.trainer.global_step:
             return None
         metrics = self.trainer.callback_metrics
@@ -171,16 +171,16 @@ class Objective(LightningModule):
         """Logs `train/NAME` or `val/NAME`, the mean over ranks.
 
         Args:
-            name: of the metric.
-            value: of a batch on this rank: a scalar.
-            rows: of the batch; in validation, its weight in the mean over the rows of all ranks.
+            name: the metric's name.
+            value: its value for a batch on this rank, a scalar.
+            rows: rows in the batch; in validation, the batch's weight in the mean over all ranks.
             prog_bar: whether Lightning's progress bar shows it.
         """
         options: Any = {"batch_size": rows, "prog_bar": prog_bar}
         if self.training:
             self.log(f"train/{name}", mean_over_ranks(value), **options)
         else:
-            value = value if rows else torch.zeros_like(value)  # which may be NaN
+            value = value if rows else torch.zeros_like(value)  # it may be NaN
             self.log(f"val/{name}", value, sync_dist=True, **options)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
@@ -190,8 +190,8 @@ class Objective(LightningModule):
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
             raise UserError(
-                "The learning rate's schedule needs the length of the run: set "
-                "--trainer.max_steps or --trainer.max_epochs."
+                "The learning rate's schedule needs the length of the run, but it has no limit. "
+                "Set `Trainer(max_steps=N)` or `Trainer(max_epochs=N)`."
             )
         warmup = self.warmup_steps if self.warmup_steps >= 1 else self.warmup_steps * steps
         optimizer = self.optimizer()
@@ -204,7 +204,7 @@ class Objective(LightningModule):
         }
 
     def optimizer(self) -> Optimizer:
-        """AdamW, which decays matrices only; override it for another."""
+        """AdamW, which decays matrices only; override this for another optimizer."""
         trained = [p for p in self.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in trained if p.dim() > 1], "weight_decay": self.weight_decay},
@@ -213,14 +213,14 @@ class Objective(LightningModule):
         return adamw([g for g in groups if g["params"]], lr=self.learning_rate)
 
     def notes(self) -> dict[str, Any]:
-        """What `llm2vec_config.json` says about the training, for those who use the encoder."""
+        """What `llm2vec_config.json` says about the training, for users of the encoder."""
         return {}
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """A copy of a batch whose token batches are `prepared`, ready for the device.
 
-        A data module that overrides this hook takes its place: then batches come as they are, and
-        a step asks the device for what it has to know.
+        If the data module overrides this hook, Lightning calls that one instead: batches are then
+        not prepared, and a step asks the device for what it needs to know.
         """
         trainer = self._trainer
         device = trainer.strategy.root_device if trainer else torch.device("cpu")
@@ -232,18 +232,18 @@ class Objective(LightningModule):
         return with_token_batches(batch, ready)
 
     def prepared(self, batch: TokenBatch) -> TokenBatch:
-        """A token batch on the host, with what a step would otherwise have to ask the device.
+        """A token batch on the host, with what a step would otherwise have to ask the device for.
 
-        Here: `text_lengths`, (B,). Where a loss changes the attention mask it changes these too, or
-        takes them out of the batch: lengths of another mask are an error.
+        Adds `text_lengths`, (B,). A loss that changes the attention mask must change these too, or
+        take them out of the batch: lengths that do not fit the mask are an error.
 
         Args:
-            batch: with `attention_mask`, (B, L), and whatever else it holds.
+            batch: `attention_mask`, (B, L), and any other keys.
         """
         return {**batch, "text_lengths": lengths_of(batch["attention_mask"])}
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Draws this step's randomness from seed, step and rank: a resumed run draws the same."""
+        """Seeds this step with seed, step and rank: a resumed run draws the same numbers."""
         torch.manual_seed(self.seed_of(self.trainer.fit_loop.epoch_loop.total_batch_idx))
 
     def seed_of(self, step: int, *more: int) -> int:
@@ -251,15 +251,15 @@ class Objective(LightningModule):
 
         Args:
             step: the number of the batch in the run.
-            more: what tells several seeds of a step apart.
+            more: further numbers, for several different seeds in one step.
         """
         seed = [int(os.environ.get("PL_GLOBAL_SEED") or 0), step, self.global_rank, *more]
         return int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])
 
     def on_after_backward(self) -> None:
-        """Under FSDP2, averages over ranks the gradients of what each has whole.
+        """Under FSDP2, averages the gradients of unsharded weights over the ranks.
 
-        What was averaged before, while gradients are accumulated, stays as it is.
+        While gradients are accumulated, averaging again leaves earlier averages unchanged.
         """
         if self.device_mesh is not None:
             average_gradients(self.parameters())
@@ -270,16 +270,17 @@ class Objective(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips by the norm of all gradients, or by value; under FSDP2 those of all ranks."""
+        """Clips by the norm of all gradients, under FSDP2 over all ranks, or by value."""
         if self.device_mesh is not None and gradient_clip_val:
             clip_gradients(self.parameters(), gradient_clip_val, gradient_clip_algorithm)
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the trained weights only, an adapter's size, and names what the optimizer has.
+        """Keeps only the trained weights, and names the parameters in the optimizer's state.
 
-        Beside them `metrics`, those of a validation of these very weights.
+        With a LoRA a checkpoint is as small as the adapter. `metrics` are those of a validation of
+        exactly these weights, if there was one.
         """
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
         weights = checkpoint["state_dict"]
@@ -293,8 +294,8 @@ class Objective(LightningModule):
         checkpoint["metrics"] = self.validation_metrics() or {}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses the checkpoint of another model, which would be read as if nothing were amiss."""
-        require_same_origin(checkpoint, self.encoder, "--resume")
+        """Refuses the checkpoint of another model, which would otherwise load without an error."""
+        require_same_origin(checkpoint, self.encoder, "`ckpt_path`")
         self.encoder.tokenize.freeze(checkpoint.get("rendered_template"))
         if checkpoint.get("state_dict"):
             require_same_weights(checkpoint["state_dict"], self)
@@ -304,11 +305,11 @@ class Objective(LightningModule):
 
 
 def with_token_batches(batch: Any, change: Callable[[TokenBatch], TokenBatch]) -> Any:
-    """A copy of a batch in which each token batch is changed: the batch itself, or what it holds.
+    """A copy of a batch with each token batch changed: the batch itself, or those that it holds.
 
     Args:
-        batch: a dictionary; anything else is given back as it is.
-        change: gets a token batch, and gives what takes its place.
+        batch: a dictionary; anything else is returned unchanged.
+        change: takes a token batch and returns its replacement.
     """
     if not isinstance(batch, dict):
         return batch
@@ -320,7 +321,7 @@ def with_token_batches(batch: Any, change: Callable[[TokenBatch], TokenBatch]) -
 
 
 def row_count(batch: Any) -> int:
-    """The rows of the first tensor in a batch, however it is nested; 0 of one that is repeated."""
+    """The number of rows of a batch's first tensor, however nested; 0 for a repeated batch."""
     if isinstance(batch, Repeated):
         return 0
     while isinstance(batch, dict):

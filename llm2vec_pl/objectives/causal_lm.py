@@ -16,14 +16,14 @@ from llm2vec_pl.objectives.optimizer import muon_and_adamw
 class CausalLM(NextTokenObjective):
     """Next token prediction with causal attention, for pre-training a small decoder.
 
-    Hidden matrices are trained with Muon and the rest with AdamW, or all with it under FSDP2.
+    Hidden matrices are trained with Muon and the rest with AdamW; under FSDP2, all with AdamW.
 
     Args:
-        encoder: a causal one, with all weights trained.
-        learning_rate: the highest, after warm-up.
-        warmup_steps: optimizer steps of linear warm-up; below 1, their share of all steps.
-        schedule: how the learning rate falls after that.
-        weight_decay: of the hidden matrices.
+        encoder: a causal encoder, with all weights trained.
+        learning_rate: the highest learning rate, reached after warm-up.
+        warmup_steps: optimizer steps of linear warm-up; below 1, a share of all steps.
+        schedule: how the learning rate falls after warm-up.
+        weight_decay: weight decay of the hidden matrices.
 
     Raises:
         UserError: if the encoder is bidirectional: each token would see the one it predicts.
@@ -41,13 +41,13 @@ class CausalLM(NextTokenObjective):
     ) -> None:
         if encoder.bidirectional:
             raise UserError(
-                "CausalLM needs a causal encoder, or each token sees the one it predicts. "
-                "Set --encoder.bidirectional false."
+                "CausalLM expects a causal encoder, but got a bidirectional one, in which each "
+                "token sees the one that it predicts. Set `bidirectional=False`."
             )
         super().__init__(encoder, learning_rate, warmup_steps, schedule, weight_decay)
 
     def on_fit_start(self) -> None:
-        """Proves on the loaded weights that no token sees what it is to predict."""
+        """Proves on the loaded weights that no token sees the one that it predicts."""
         super().on_fit_start()
         check_causal(self.encoder.decoder)
 
@@ -58,6 +58,6 @@ class CausalLM(NextTokenObjective):
 
     def optimizer(self) -> Optimizer:
         """Muon on hidden matrices, AdamW on embeddings and norms; under FSDP2 AdamW on all."""
-        if self.device_mesh is not None:  # Muon wants whole matrices
+        if self.device_mesh is not None:  # Muon needs whole matrices
             return super().optimizer()
         return muon_and_adamw(self.encoder, self.learning_rate, self.weight_decay)

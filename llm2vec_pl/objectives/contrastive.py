@@ -17,8 +17,9 @@ from llm2vec_pl.errors import UserError
 from llm2vec_pl.objectives.base import Objective, Schedule
 from llm2vec_pl.objectives.losses import TextIds, info_nce, similarities
 
-# `query` and `positive`, B rows each, and `negative`, N rows, where there are any. Besides a token
-# batch's keys they may hold `text_id`, equal for equal texts, and `negative` holds `query_index`.
+# `query` and `positive`, B rows each, and `negative`, N rows, if there are negatives. Besides a
+# token batch's keys they may hold `text_id`, equal for equal texts; `negative` holds
+# `query_index`.
 ContrastiveBatch = dict[str, TokenBatch]
 
 EMBEDDED = (
@@ -44,31 +45,32 @@ class Texts(NamedTuple):
 class Contrastive(Objective):
     """SimCSE and supervised contrastive learning (LLM2Vec, sections 2.1 and 4.1).
 
-    The two differ in their data alone. In SimCSE (Gao et al. 2021) a sentence is its own positive,
-    seen through another dropout; supervised data brings positives and hard negatives. Negatives of
-    all ranks count, with exact gradients.
+    The two differ only in their data. In SimCSE (Gao et al. 2021) a sentence is its own positive,
+    seen through a different dropout mask; supervised data has positives and hard negatives. The
+    negatives of all ranks count, with exact gradients.
 
     Args:
-        encoder: what is trained.
-        temperature: what cosine similarities are divided by; 0.05 for SimCSE, 0.02 for E5 data.
-        learn_temperature: train the temperature as well, from there; it goes no lower than 0.01.
-        in_batch_negatives: whether a query is also told from the other queries' texts.
-        symmetric: also let each positive find its query.
-        margin: candidates more similar than the positive's similarity minus this are taken for
-            false negatives; null takes none. Candidates of the same text always are.
-        chunk_size: texts whose activations exist at once. The backward pass computes them again:
-            the same gradient, the memory of one chunk, a third more time. Null: all.
-        matryoshka_dims: train the first so many dimensions of the embedding, each of these numbers
-            in turn, as embeddings of their own (Kusupati et al. 2022).
+        encoder: the encoder to train.
+        temperature: divides the cosine similarities; 0.05 for SimCSE, 0.02 for E5 data.
+        learn_temperature: also train the temperature, starting at `temperature`; it stays at 0.01
+            or above.
+        in_batch_negatives: also compare each query with the other queries' texts.
+        symmetric: also train each positive to find its query.
+        margin: ignore candidates more similar than the positive's similarity minus this, as false
+            negatives; null ignores none. Candidates with the same text are always ignored.
+        chunk_size: number of texts whose activations exist at once. The backward pass computes them
+            again: the same gradient, the memory of one chunk, a third more time. Null: all texts.
+        matryoshka_dims: sizes, such as [64, 256]; for each, that many leading dimensions are
+            trained as an embedding of their own (Kusupati et al. 2022).
         projection_dim: size of a linear layer with tanh between the embedding and the loss, as in
-            SimCSE's training; not part of the encoder that a run leaves. Null: none.
-        learning_rate: the highest, after warm-up.
-        warmup_steps: optimizer steps of linear warm-up; below 1, their share of all steps.
-        schedule: how the learning rate falls after that.
-        weight_decay: AdamW's.
+            SimCSE's training; it is not saved with the encoder. Null: no such layer.
+        learning_rate: the highest learning rate, reached after warm-up.
+        warmup_steps: optimizer steps of linear warm-up; below 1, a share of all steps.
+        schedule: how the learning rate falls after warm-up.
+        weight_decay: AdamW's weight decay.
 
     Raises:
-        UserError: for numbers that make no sense together.
+        UserError: if an argument is out of range, or two contradict each other.
     """
 
     def __init__(
@@ -107,17 +109,17 @@ class Contrastive(Objective):
 
     @property
     def temperature(self) -> Tensor:
-        """What similarities are divided by; a learned one is at least 0.01."""
+        """The number that similarities are divided by; a learned one is at least 0.01."""
         if not self.log_temperature.requires_grad:
             return self.log_temperature.exp()
-        # A bound on the value alone: `clamp` would have no gradient, and never come back.
+        # Bounds the value only: `clamp` would have no gradient below, and never come back.
         missing = (math.log(LOWEST_TEMPERATURE) - self.log_temperature.detach()).clamp(min=0)
         return (self.log_temperature + missing).exp()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """As any objective's; after each step a learned temperature is brought back to its bound.
+        """As for any objective; after each step a learned temperature is moved up to its bound.
 
-        It would otherwise have to come the whole way back from below before it counts again.
+        Otherwise it would have to climb all the way back before it has an effect again.
         """
         configured = super().configure_optimizers()
         optimizer: Any = configured["optimizer"]
@@ -130,25 +132,25 @@ class Contrastive(Objective):
             self.log_temperature.clamp_(min=math.log(LOWEST_TEMPERATURE))
 
     def begin_training(self) -> None:
-        """Begins training mode, and looks at two views of a sentence once more."""
+        """Begins training mode, and has the two views of a sentence compared once more."""
         super().begin_training()
         self._views_checked = False
 
     def loss(self, batch: ContrastiveBatch) -> Tensor:
         """InfoNCE over the texts of all ranks, the mean over this rank's queries, in nats.
 
-        Under several ranks it is weighted by this rank's share of the queries, so that the
+        On several ranks it is weighted by this rank's share of the queries, so that the
         averaged gradient is that of one process with the whole batch.
 
         Raises:
-            UserError: without a hard negative on any rank, where `in_batch_negatives` is off.
+            UserError: if `in_batch_negatives` is off and no rank has a hard negative.
         """
         texts, rows, share = gather(self.embed(batch))
         if not self.in_batch_negatives and not len(texts.negatives):
             raise UserError(
-                "--model.in_batch_negatives false compares a query with its own hard negatives "
-                "only, but there is not one in this batch. Set --model.in_batch_negatives true, or "
-                "give data whose rows have a negative (--data.max_negatives above 0)."
+                "`in_batch_negatives=False` compares a query only with its own hard negatives, "
+                "but this batch has none. Set `in_batch_negatives=True`, or give data whose rows "
+                "have a negative (`max_negatives` above 0)."
             )
         losses = [
             info_nce(
@@ -194,17 +196,17 @@ class Contrastive(Objective):
         return Texts(queries, positives, negatives[0], negative["query_index"], self._ids(batch))
 
     def embed_rows(self, batch: TokenBatch) -> Tensor:
-        """The embeddings of a token batch, (B, D), with the activations of a chunk at a time.
+        """The embeddings of a token batch, (B, D), with the activations of one chunk at a time.
 
         Ranks with fewer rows run as many passes as the others: under FSDP each pass gathers the
-        weights from all of them.
+        weights from all ranks.
         """
         if self.chunk_size is None:
             return self(batch)  # type: ignore[no-any-return]
         lengths = text_lengths(batch["attention_mask"], batch.get("text_lengths"))
         most = max(count for (count,) in row_counts(lengths))
         passes = math.ceil(most / self.chunk_size)
-        # Texts of like length together: less padding.
+        # Texts of similar length together: less padding.
         order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
         chosen = order + order[-1:] * (passes - len(order))
         embeddings = []
@@ -216,7 +218,7 @@ class Contrastive(Objective):
         return torch.cat(embeddings)[places]
 
     def notes(self) -> dict[str, Any]:
-        """The temperature, and the instruction that each task's queries had."""
+        """The temperature, and the instruction of each task's queries."""
         data = getattr(self._trainer, "datamodule", None)
         instructions = {
             task.name: list(task.instruction.texts) for task in getattr(data, "tasks", [])
@@ -233,14 +235,14 @@ class Contrastive(Objective):
     def _check_views(
         self, batch: ContrastiveBatch, queries: Tensor, positives: Tensor, drew: bool
     ) -> None:
-        """SimCSE without dropout learns nothing, silently. Asked only once in a fit.
+        """Checks, once per fit, that dropout is on: without it, SimCSE silently learns nothing.
 
         Args:
-            batch: the first one.
-            queries: its embeddings, (B, D).
-            positives: those of the same sentences, if it is SimCSE's, (B, D).
-            drew: whether random numbers were drawn on the way to them. Without any, nothing was
-                dropped, however far rounding takes two views apart in half precision.
+            batch: the first batch.
+            queries: embeddings of its queries, (B, D).
+            positives: embeddings of its positives, (B, D); in SimCSE, of the same sentences.
+            drew: whether random numbers were drawn to compute them. If not, nothing was dropped,
+                however far rounding in half precision moves two views apart.
         """
         if drew and self._lora_drops():
             return
@@ -248,10 +250,9 @@ class Contrastive(Objective):
         if not same_texts or (drew and _differ(queries, positives)):
             return
         remedy = (
-            "Set --encoder.attention_dropout 0.3, as the paper does, or --encoder.lora_dropout "
-            "above 0."
+            "Set `attention_dropout=0.3`, as the paper does, or `lora_dropout` above 0."
             if self.encoder.training and self.encoder.decoder.training
-            else "The encoder is in evaluation mode, where nothing is dropped: call train() on it."
+            else "The encoder is in evaluation mode, which drops nothing: call train() on it."
         )
         raise UserError(
             "Each sentence is its own positive, and both have the same embedding: without "
@@ -293,31 +294,32 @@ class Contrastive(Objective):
 
     def _check(self, temperature: float, learn_temperature: bool, size: int) -> None:
         if not temperature > 0.0:
-            raise UserError(f"--model.temperature is above 0, but got {temperature}.")
+            raise UserError(f"`temperature` is above 0, but got {temperature}.")
         if learn_temperature and temperature < LOWEST_TEMPERATURE:
             raise UserError(
-                f"--model.learn_temperature true learns one of at least {LOWEST_TEMPERATURE}, but "
-                f"--model.temperature, where it begins, is {temperature}. Raise it, or leave it "
-                "fixed with --model.learn_temperature false."
+                "`learn_temperature=True` starts from a `temperature` of at least "
+                f"{LOWEST_TEMPERATURE}, but got {temperature}. Raise it, or keep it fixed with "
+                "`learn_temperature=False`."
             )
         if self.chunk_size is not None and self.chunk_size < 1:
             raise UserError(
-                f"--model.chunk_size is at least 1 text, or null, but got {self.chunk_size}."
+                f"`chunk_size` is at least 1 text, but got {self.chunk_size}. For all texts at "
+                "once, set `chunk_size=None`."
             )
         if self.symmetric and not self.in_batch_negatives:
             raise UserError(
-                "--model.symmetric true compares each positive with the batch's queries: "
-                "it needs --model.in_batch_negatives true."
+                "`symmetric=True` compares each positive with the other queries of the batch: it "
+                "needs `in_batch_negatives=True`."
             )
         if not all(1 <= dim <= size for dim in self.dims):
             raise UserError(
-                f"--model.matryoshka_dims lie between 1 and the embedding's size, {size}, "
+                f"`matryoshka_dims` lie between 1 and the embedding's size, {size}, "
                 f"but got {self.dims}."
             )
 
 
 def random_state(device: torch.device) -> Tensor:
-    """What the next random numbers on a device depend on; not one of them is drawn."""
+    """The state of a device's random number generator; no number is drawn."""
     if device.type == "cpu":
         return torch.get_rng_state()
     module = torch.get_device_module(device)

@@ -1,4 +1,4 @@
-"""How an encoder is loaded for a training: as the trainer's strategy and precision want it."""
+"""How an encoder is loaded for training: as the trainer's strategy and precision require."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from llm2vec_pl.distributed.fsdp2 import FSDP2
 from llm2vec_pl.encoder import INT8_DYNAMIC, Encoder
 from llm2vec_pl.errors import UserError
 
-# `strategy="fsdp2"` is known wherever there is an objective to train with it.
+# Whoever imports an objective can train it with `strategy="fsdp2"`.
 FSDP2.register_strategies(StrategyRegistry)
 
 
 def load_encoder(module: LightningModule, encoder: Encoder) -> None:
-    """Loads an encoder as the trainer's strategy and precision want it; once.
+    """Loads an encoder, once, as the trainer's strategy and precision require.
 
     Args:
-        module: that it belongs to; its own trained weights become equal on all ranks.
-        encoder: not loaded yet, or nothing is done.
+        module: the module that trains it; its own trained weights become equal on all ranks.
+        encoder: the encoder; nothing is done if it is loaded already.
 
     Raises:
-        UserError: for tensor parallelism, and as `Encoder.load`.
+        UserError: if these weights cannot be trained under this strategy or precision, and as
+            `Encoder.load`.
     """
     trainer = module._trainer
     if encoder.is_loaded or trainer is None:
@@ -34,13 +35,13 @@ def load_encoder(module: LightningModule, encoder: Encoder) -> None:
         encoder.dtype = "bfloat16" if precision.precision == "bf16-true" else "float16"
     if encoder.quantization == INT8_DYNAMIC and trainer.training:
         raise UserError(
-            "--encoder.quantization int8_dynamic is for encoding. Train a LoRA on weights in "
-            "--encoder.quantization nf4 or int8, with --encoder.lora_rank above 0."
+            '`quantization="int8_dynamic"` is for encoding only. To train a LoRA on quantized '
+            'weights, set `quantization="nf4"` or `quantization="int8"`, and `lora_rank` above 0.'
         )
     if encoder.quantization and not encoder.lora_rank and trainer.training:
         raise UserError(
-            f"--encoder.quantization {encoder.quantization} keeps the weights as they are: train a "
-            "LoRA on them, with --encoder.lora_rank above 0."
+            f"`quantization={encoder.quantization!r}` keeps the weights as they are. Train a LoRA "
+            "on them: set `lora_rank` above 0."
         )
     mesh = module.device_mesh
     device = trainer.strategy.root_device
@@ -49,14 +50,15 @@ def load_encoder(module: LightningModule, encoder: Encoder) -> None:
         return
     if mesh["tensor_parallel"].size() > 1:
         raise UserError(
-            "--trainer.strategy: decoders are sharded by data parallelism only, but this strategy "
-            f"has a tensor parallel size of {mesh['tensor_parallel'].size()}. "
-            "Set --trainer.strategy fsdp2."
+            "Decoders are sharded by data parallelism only, but this strategy has a tensor "
+            f"parallel size of {mesh['tensor_parallel'].size()}. "
+            'Set `Trainer(strategy="fsdp2")`.'
         )
     if getattr(precision, "scaler", None) is not None:
         raise UserError(
-            "--trainer.precision 16-mixed scales the loss, and sharded ranks would not agree on "
-            "which steps to skip. Set --trainer.precision bf16-mixed, or --trainer.strategy ddp."
+            '`Trainer(precision="16-mixed")` scales the loss, and sharded ranks would not agree on '
+            'which steps to skip. Set `Trainer(precision="bf16-mixed")` or '
+            '`Trainer(strategy="ddp")`.'
         )
     encoder.load(mesh["data_parallel"], device)
     equal_on_all_ranks(module.parameters(), device)

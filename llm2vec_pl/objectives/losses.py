@@ -25,30 +25,30 @@ def next_token_loss(
     places: Tensor | None = None,
     trains_head: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Cross entropy of each labelled token, read from the state one position before it.
+    """Cross entropy of the labelled tokens, each predicted from the state one position before it.
 
     With labels on the masked tokens it is masked next token prediction (LLM2Vec, section 2.1): the
     token hidden at i is predicted at i - 1, where the decoder learnt to predict it. With labels
     everywhere it is causal language modelling. Only labelled positions reach the head, in chunks: a
     vocabulary of 128k costs `chunk_size` x 128k logits at a time, however large the batch. A head
-    that is trained computes them again in the backward pass. One that is not, as beside a LoRA,
-    computes the states' gradient with the loss, two matrix products instead of three.
+    that is trained computes them again in the backward pass. A frozen one, as with a LoRA, computes
+    the states' gradient together with the loss: two matrix products instead of three.
 
     Args:
         hidden_states: states of the decoder's last layer, (B, L, D).
         labels: the token to predict at each position, or -100, (B, L). Column 0 has no state
             before it and is ignored.
         head: states (M, D) -> logits (M, V).
-        target_count: what the sum is divided by; the number of labels if None. Under several ranks
-            it is the mean count over ranks, so that the averaged gradient is the global one.
+        target_count: the number that the sum is divided by; the number of labels if None. On
+            several ranks, the mean count over ranks, so that the averaged gradient is the global
+            one.
         chunk_size: labelled positions whose logits exist at once.
-        places: what `label_places` says of the labels, where that is known: to ask a GPU is to
-            wait for it.
+        places: `label_places(labels)`, if it is known already: asking a GPU for it means waiting.
         trains_head: whether the head's weights need a gradient.
 
     Returns:
-        The loss in nats a token, and the number of labels whose logit was the highest: two scalars.
-        Without a single label the loss is 0 and so is its gradient.
+        The loss in nats per token, and the number of labels whose logit was the highest: two
+        scalars. Without any labels, the loss and its gradient are 0.
     """
     if places is None:
         places = label_places(labels)
@@ -69,7 +69,7 @@ def next_token_loss(
 
 
 def label_places(labels: Tensor) -> Tensor:
-    """Where labels (B, L), flattened, hold a token to predict, (M,); column 0 does not count.
+    """The places in flattened labels (B, L) with a token to predict, (M,); column 0 is ignored.
 
     >>> label_places(torch.tensor([[-100, 5, -100], [7, -100, 6]])).tolist()
     [1, 5]
@@ -92,7 +92,7 @@ def _chunk(states: Tensor, targets: Tensor, head: Head) -> tuple[Tensor, Tensor]
 
 
 def _chunk_and_gradient(states: Tensor, targets: Tensor, head: Head) -> tuple[Tensor, Tensor]:
-    """As `_chunk`, but all that is left for the backward pass is the states' gradient, (M, D)."""
+    """As `_chunk`, but keeps only the states' gradient, (M, D), for the backward pass."""
     if not (torch.is_grad_enabled() and states.requires_grad):
         return _chunk(states, targets, head)
     leaf = states.detach().requires_grad_()
@@ -118,9 +118,9 @@ class _WithGradient(torch.autograd.Function):
 
 
 class _CrossEntropySum(torch.autograd.Function):
-    """Cross entropy summed over rows, whose gradient takes the place of the logits in memory.
+    """Cross entropy summed over rows, whose gradient overwrites the logits in memory.
 
-    PyTorch's own keeps the log-probabilities and makes a gradient beside them: three times (M, V).
+    PyTorch's own keeps the log-probabilities and allocates a gradient as well: three times (M, V).
     """
 
     @staticmethod
@@ -139,7 +139,7 @@ class _CrossEntropySum(torch.autograd.Function):
 
 
 class TextIds(NamedTuple):
-    """Which texts are the same: equal numbers, equal texts. All of int64."""
+    """Which texts are the same: equal texts have equal numbers. All are int64."""
 
     query: Tensor  # (B,)
     positive: Tensor  # (B,)
@@ -159,38 +159,38 @@ def info_nce(
     margin: float | None = None,
     rows: slice | None = None,
 ) -> Tensor:
-    """Each query is to find its positive among the candidates (van den Oord et al. 2018, eq. 4).
+    """Each query has to find its positive among the candidates (van den Oord et al. 2018, eq. 4).
 
-    The candidates are the positives of all queries and all negatives; -log softmax of the cosine
-    similarities over the temperature, as in SimCSE (Gao et al. 2021, eq. 1 and 5).
+    The candidates are the positives of all queries and all negatives. The loss is -log softmax of
+    the cosine similarities divided by the temperature, as in SimCSE (Gao et al. 2021, eq. 1, 5).
 
     Args:
-        queries: (B, D), of any length: they are normalised here.
+        queries: (B, D), of any norm: they are normalised here.
         positives: (B, D), in the order of the queries.
-        negatives: hard negatives, (N, D); any number a query.
-        temperature: what similarities are divided by.
+        negatives: hard negatives, (N, D); any number per query.
+        temperature: the number that similarities are divided by.
         in_batch: whether the other queries' positives and negatives are candidates too.
-        symmetric: also let each positive find its query among all queries, and take the mean.
-        query_index: the query that each negative belongs to, (N,); needed where `in_batch` is off.
-        ids: where given, a candidate that is the same text as a query or its positive is not held
-            against that query, nor is the positive of an equal query.
-        margin: where given, candidates that score above the positive's similarity minus this are
-            taken for false negatives and ignored.
-        rows: the queries (and positives) whose loss is computed, of a batch gathered from several
+        symmetric: also let each positive find its query among all queries, and average both losses.
+        query_index: the query that each negative belongs to, (N,); needed if `in_batch` is off.
+        ids: if given, a query ignores candidates that are the same text as itself or its positive,
+            and the positives of equal queries.
+        margin: if given, candidates that score above the positive's similarity minus this are
+            ignored as false negatives.
+        rows: which queries (and positives) to compute the loss of, in a batch gathered from several
             ranks; all if None.
 
     Returns:
         The mean over the rows, in nats: a scalar in float32.
 
     Raises:
-        ValueError: if the numbers of rows do not fit, or nothing is left to tell a query from.
+        ValueError: if the numbers of rows do not fit, or there is nothing to compare queries with.
 
     >>> texts = torch.eye(2)
     >>> info_nce(texts, texts, temperature=1.0).item()  # -log(e / (e + 1))
     0.31326165795326233
     """
     if symmetric and not in_batch:
-        raise ValueError("A symmetric loss compares with the batch: it needs in_batch.")
+        raise ValueError("`symmetric=True` compares with the batch: it needs `in_batch=True`.")
     rows = rows or slice(len(queries))
     forward = similarities(
         queries,
@@ -226,12 +226,13 @@ def similarities(
     rows: slice | None = None,
     temperature: float | Tensor = 1.0,
 ) -> Tensor:
-    """Cosine similarity of each query with each candidate, -inf where one is not held against it.
+    """Cosine similarity of each query with each candidate, -inf for candidates that it ignores.
 
     Args: those of `info_nce`.
 
     Returns:
-        (R, B + N) in float32 for R rows, over the temperature; query i's positive is candidate i.
+        (R, B + N) in float32 for R rows, divided by the temperature; query i's positive is
+        candidate i.
     """
     _check_rows(queries, positives, negatives, in_batch, query_index)
     rows = rows or slice(len(queries))
@@ -256,7 +257,7 @@ def similarities(
 
 
 def _same_text(ids: TextIds, rows: slice) -> Tensor:
-    """Which candidates are right answers as well, (R, B + N)."""
+    """Which candidates are right answers too, (R, B + N)."""
     query, positive = ids.query[rows, None], ids.positive[rows, None]  # (R, 1)
     candidates = torch.cat([ids.positive, ids.negative])
     same = (candidates == query) | (candidates == positive)
@@ -280,10 +281,10 @@ def _check_rows(
     wanted = 0 if negatives is None else len(negatives)
     if owners != wanted and (owners or not in_batch):
         raise ValueError(
-            f"info_nce expects the query_index of each negative, but got {owners} for {wanted}."
+            f"info_nce expects a `query_index` for each negative, but got {owners} for {wanted}."
         )
     if not in_batch and not wanted:
         raise ValueError(
-            "info_nce has nothing to tell the queries from: there are no hard negatives, and "
-            "in_batch is off."
+            "info_nce has nothing to compare the queries with: there are no hard negatives. Give "
+            "some, or set `in_batch=True`."
         )

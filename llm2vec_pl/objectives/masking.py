@@ -20,24 +20,25 @@ def mask_tokens(
     strategy: MaskingStrategy = "bert",
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Hides a share of the tokens and says which they were (LLM2Vec, section 2.1).
+    """Hides a share of the tokens and makes labels of them (LLM2Vec, section 2.1).
 
-    Of the chosen tokens, `bert` replaces 80 % by the mask token and 10 % by a random one and leaves
-    10 % as they are (Devlin et al. 2019); `all` replaces every one by the mask token (Liu et al.
-    2019). The first token of a row is never chosen: MNTP predicts a token from the state before it.
+    Of the chosen tokens, `bert` replaces 80 % with the mask token and 10 % with random tokens, and
+    leaves 10 % as they are (Devlin et al. 2019); `all` replaces every one with the mask token (Liu
+    et al. 2019). The first token of a row is never chosen: MNTP predicts a token from the state
+    before it.
 
     Args:
         input_ids: (B, L).
         maskable: True where a token may be chosen; False on special tokens and padding, (B, L).
-        mask_token_id: what hides a token.
+        mask_token_id: the token that hides others.
         random_token_ids: the ids to draw random replacements from, (R,).
-        mask_probability: the chance of each maskable token to be chosen, in (0, 1].
+        mask_probability: the chance that a maskable token is chosen, in (0, 1].
         strategy: `bert` or `all`.
         generator: source of randomness, on the device of `input_ids`; torch's default if None.
 
     Returns:
         The corrupted ids, and labels that hold the original id where a token was chosen and -100
-        elsewhere, both (B, L). Nothing may have been chosen in a short batch.
+        elsewhere, both (B, L). In a short batch it may happen that no token is chosen.
 
     Raises:
         ValueError: for a probability outside (0, 1].
@@ -47,10 +48,10 @@ def mask_tokens(
     (tensor([[5, 0, 0]]), tensor([[-100,    6,    7]]))
     """
     if not 0.0 < mask_probability <= 1.0:
-        raise ValueError(f"mask_probability lies in (0, 1], but got {mask_probability}.")
+        raise ValueError(f"`mask_probability` lies in (0, 1], but got {mask_probability}.")
 
     def noise() -> Tensor:
-        # In float32 whatever --trainer.precision: a bfloat16 has steps of 1 / 256 here.
+        # In float32 whatever the precision: a bfloat16 has steps of 1 / 256 here.
         return torch.rand(
             input_ids.shape,
             generator=generator,

@@ -1,4 +1,4 @@
-"""PyTorch's Muon, made fast where the processor does not multiply in bfloat16."""
+"""PyTorch's Muon, made fast on processors that do not multiply in bfloat16."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from llm2vec_pl.decoder import multiplies_in_bfloat16
 class Muon(torch.optim.Muon):
     """Muon (Jordan et al. 2024) with updates of AdamW's root mean square (Liu et al. 2025).
 
-    PyTorch's own orthogonalises in bfloat16 everywhere. A CPU without instructions for it then
-    takes several times longer for the optimizer than for the whole rest of a small model's step:
-    such a one orthogonalises in float32, and is more exact.
+    PyTorch's own orthogonalises in bfloat16 everywhere. On a CPU without instructions for it, the
+    optimizer then takes several times longer than the rest of a small model's step. This one
+    orthogonalises in float32 there, which is also more exact.
 
     The state and the settings that are not arguments are those of `torch.optim.Muon`.
 
     Args:
-        matrices: each of two dimensions.
-        lr: AdamW's would do.
-        weight_decay: decoupled.
+        matrices: parameters of two dimensions.
+        lr: learning rate; one that suits AdamW will do.
+        weight_decay: decoupled weight decay.
     """
 
     def __init__(self, matrices: Iterable[Tensor], lr: float, weight_decay: float = 0.1) -> None:
@@ -61,8 +61,8 @@ def orthogonal(
     Args:
         matrix: in any precision.
         coefficients: a, b, c of the step X <- aX + (bA + cA²)X with A = XXᵀ.
-        steps: of the iteration.
-        eps: the least norm that is divided by.
+        steps: number of iterations.
+        eps: lower bound of the norm that is divided by.
 
     Returns:
         (M, N), in bfloat16 where the device multiplies in it, else in float32.

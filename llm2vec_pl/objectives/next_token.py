@@ -1,4 +1,4 @@
-"""What MNTP and causal language modelling share: labels, the head, and how well it predicts."""
+"""What MNTP and causal language modelling share: labels, the head, accuracy and perplexity."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Perplexity(MeanMetric):
 class NextTokenObjective(Objective):
     """Predicts labelled tokens, each from the state before it; logs accuracy and perplexity too.
 
-    A subclass says which tokens are labels, in `labelled`. The arguments are those of `Objective`.
+    A subclass chooses the labels in `labelled`. The arguments are those of `Objective`.
     """
 
     logits_at_once = 2**23  # in a chunk: 32 MB in float32, whatever the vocabulary
@@ -33,13 +33,13 @@ class NextTokenObjective(Objective):
     def labelled(self, batch: TokenBatch) -> TokenBatch:
         """The batch with `labels` (B, L): the token to predict, or -100.
 
-        The trainer asks for them before a batch goes to the device, where their number could not
-        be known without waiting: what is drawn here is drawn on the CPU.
+        The trainer calls this before a batch goes to the device, where counting the labels would
+        mean waiting: random numbers are drawn on the CPU.
         """
         raise NotImplementedError
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """As any objective's, with this step's randomness in training; none is used up here."""
+        """As for any objective; in training with a seed of this step's. Keeps the random state."""
         before = torch.get_rng_state()
         if self.training and self._trainer is not None:
             # Not the dropout's seed, which would draw the same numbers.
@@ -50,10 +50,11 @@ class NextTokenObjective(Objective):
         return batch
 
     def prepared(self, batch: TokenBatch) -> TokenBatch:
-        """A token batch on the host with `labels` (B, L), and `label_places` (M,), where they are.
+        """A token batch on the host with `labels` (B, L), and their places, `label_places` (M,).
 
-        Where a loss changes the labels it takes the places out of the batch: places of other labels
-        are an error. A batch to embed, in `Trainer.predict`, gets no labels.
+        A loss that changes the labels must take the places out of the batch: places that do not
+        fit the labels are an error. In `Trainer.predict`, which only embeds, a batch gets no
+        labels.
         """
         batch = super().prepared(batch)
         predicts = self._trainer is not None and self.trainer.predicting
@@ -72,7 +73,7 @@ class NextTokenObjective(Objective):
             self.val_perplexity = Perplexity()
 
     def on_validation_epoch_start(self) -> None:
-        """Starts the metric anew; `Trainer.validate` leaves one that training cannot update."""
+        """Resets the metric: `Trainer.validate` leaves one that training cannot update."""
         self.val_perplexity.reset()
 
     def loss(self, batch: TokenBatch) -> Tensor:
@@ -80,7 +81,7 @@ class NextTokenObjective(Objective):
 
         Args:
             batch: `input_ids` and `attention_mask`, each (B, L). In training and validation also
-                `labels` and the rest of what is `prepared`; without labels they are made here.
+                `labels` and the other keys that `prepared` adds; missing labels are made here.
         """
         loss, accuracy = self.predict(self._with_labels(batch))
         if self._trainer is not None:
@@ -88,10 +89,10 @@ class NextTokenObjective(Objective):
         return loss
 
     def predict(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-        """The mean loss, and the share of the labels that were predicted right: two scalars.
+        """The mean loss, and the share of the labels that were predicted correctly: two scalars.
 
-        Under several ranks the training loss is divided by the mean number of labels that a rank
-        has, so that the averaged gradient is that of one process with the whole batch.
+        On several ranks the training loss is divided by the mean number of labels per rank, so
+        that the averaged gradient is that of one process with the whole batch.
         """
         labels = batch["labels"]
         places = known_places(labels, batch.get("label_places"))
@@ -119,21 +120,21 @@ class NextTokenObjective(Objective):
 
 
 def known_places(labels: Tensor, places: Tensor | None) -> Tensor:
-    """Where the labels are, (M,): as a batch says, or asked of their device where it does not.
+    """The places of the labels, (M,): from the batch if it has them, else from the device.
 
     Args:
         labels: the token to predict, or -100, (B, L).
         places: the batch's `label_places`, (M,), if it has them.
 
     Raises:
-        RuntimeError: if these are the places of other labels; on a GPU a failed assertion.
+        RuntimeError: if the places do not fit the labels; on a GPU, a failed assertion.
     """
     if places is None:
         return label_places(labels)
     labelled = is_label(labels).flatten()
     require(
         labelled.index_select(0, places).all() & (labelled.sum() == len(places)),
-        "The batch's label_places are not those of its labels. Where the labels change, take "
+        "The batch's label_places do not fit its labels. If you change the labels, take "
         "label_places out of the batch.",
     )
     return places

@@ -1,4 +1,4 @@
-"""AdamW, fused where it can be; and two optimizers that Lightning sees as one, Muon and AdamW."""
+"""AdamW, fused if possible; and Muon and AdamW as one optimizer for Lightning."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ FUSED_ON = ("cpu", "cuda")
 
 
 def adamw(groups: Iterable[dict[str, Any]], **options: Any) -> Optimizer:
-    """AdamW, fused where it can be: one kernel updates many weights.
+    """AdamW, fused if possible: one kernel updates many weights.
 
-    As the setting of its groups, not of all: torch would otherwise leave it to the optimizer to
-    undo the scaling of gradients (16-mixed), which is too late to clip them, and Lightning refuses.
+    `fused` is set for each group, not for the optimizer: torch would otherwise let the optimizer
+    undo the scaling of gradients (16-mixed), too late to clip them, and Lightning refuses that.
 
     Args:
-        groups: of parameters, which lie on the device that they are trained on.
-        options: of `torch.optim.AdamW`.
+        groups: groups of parameters, on the device that they are trained on.
+        options: further arguments of `torch.optim.AdamW`.
     """
     fused = [{**group, "fused": can_fuse(group["params"]) or None} for group in groups]
     return torch.optim.AdamW(fused, **options)
 
 
 def set_rates(scheduler: Any) -> None:
-    """Gives the groups the learning rates that a schedule has where it stands.
+    """Sets the groups' learning rates to those of a schedule at its current step.
 
     Args:
-        scheduler: of any kind; one whose rates are no function of its step stays as it is.
+        scheduler: any scheduler; one whose rates are not a function of its step has no effect.
     """
     if isinstance(scheduler, LambdaLR):
         groups = scheduler.optimizer.param_groups
@@ -45,7 +45,7 @@ def set_rates(scheduler: Any) -> None:
 
 
 def can_fuse(parameters: Sequence[Tensor]) -> bool:
-    """Whether there is a kernel for these; none is for sharded and whole weights at once."""
+    """Whether a kernel exists for these; there is none for a mix of sharded and whole weights."""
     sharded = {isinstance(p, DTensor) for p in parameters}
     known = all(p.is_floating_point() and p.device.type in FUSED_ON for p in parameters)
     return known and len(sharded) == 1
@@ -55,14 +55,14 @@ class Chain(Optimizer):
     """Steps several optimizers one after the other, each on its own parameters.
 
     Args:
-        optimizers: on parameters that do not overlap.
+        optimizers: optimizers of different parameters.
     """
 
     def __init__(self, optimizers: list[Optimizer]) -> None:
         self.optimizers = optimizers
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         super().__init__([{**group} for group in groups], {})
-        # The very groups of the members, so that a scheduler's learning rate reaches them.
+        # The same objects as the members' groups, so that a scheduler's learning rate reaches them.
         self.param_groups = groups
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -93,9 +93,9 @@ def muon_and_adamw(module: nn.Module, learning_rate: float, weight_decay: float)
     rate serves both.
 
     Args:
-        module: whose trainable parameters are optimized.
-        learning_rate: of both.
-        weight_decay: of the matrices.
+        module: the module whose trainable parameters are optimized.
+        learning_rate: learning rate of both.
+        weight_decay: weight decay of the matrices.
     """
     embedded = {
         id(p) for m in module.modules() if isinstance(m, nn.Embedding) for p in m.parameters()

@@ -1,4 +1,4 @@
-"""What a checkpoint of an objective holds, the same whatever the strategy wrote it."""
+"""What a checkpoint of an objective holds, the same whichever strategy wrote it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from llm2vec_pl.errors import UserError
 
 
 def named_state(state: dict[str, Any], optimizer: Optimizer, module: nn.Module) -> dict[str, Any]:
-    """An optimizer's state with parameters' names in the place of their numbers.
+    """An optimizer's state with parameters' names instead of their numbers.
 
     Numbers depend on the order of the parameter groups and on what a rank holds; names do not, so
     that DDP, FSDP2 and a single device read each other's checkpoints.
 
     Args:
-        state: of `optimizer.state_dict()`; one that has names is left as it is.
-        optimizer: that it is of.
-        module: that the parameters belong to.
+        state: from `optimizer.state_dict()`; one that has names already is returned unchanged.
+        optimizer: the optimizer that it belongs to.
+        module: the module that the parameters belong to.
     """
     if "state" not in state or any(isinstance(key, str) for key in state["state"]):
         return state
@@ -66,7 +66,7 @@ def require_same_weights(state_dict: dict[str, Any], module: nn.Module) -> None:
     """Checks that a checkpoint has exactly the weights that are trained.
 
     Raises:
-        UserError: with what is missing, unknown or of another shape.
+        UserError: naming weights that are missing, unknown or of another shape.
     """
     trained = {name: p.shape for name, p in module.named_parameters() if p.requires_grad}
     faults = []
@@ -77,10 +77,10 @@ def require_same_weights(state_dict: dict[str, Any], module: nn.Module) -> None:
     for name, shape in trained.items():
         there = getattr(state_dict.get(name), "shape", shape)
         if there != shape and len(faults) < 6:
-            faults.append(f"{name} is {tuple(there)} in it and {tuple(shape)} here")
+            faults.append(f"{name} has shape {tuple(there)} in it and {tuple(shape)} here")
     if faults:
         raise UserError(
-            "--resume: the checkpoint is of another model or another way of training it: "
-            f"{'; '.join(faults)}. Use the same --model and --encoder flags as the run that wrote "
-            "it (its config.yaml has them)."
+            "`ckpt_path`: the checkpoint is from another model or another way of training it: "
+            f"{'; '.join(faults)}. Use the same objective and encoder arguments as the run that "
+            "wrote it (its config.yaml lists them)."
         )

@@ -1,4 +1,4 @@
-"""What one rank has noticed, known to all of them at the same step."""
+"""What one rank has noticed, made known to all ranks at the same step."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from llm2vec_pl.encoder import send
 
 
 class HostCopy:
-    """A tensor's values on the way to the CPU, so that who reads them later need not wait.
+    """A copy of a tensor's values on its way to the CPU, so that reading it later need not wait.
 
     Args:
-        values: on any device, one-dimensional.
+        values: a one-dimensional tensor on any device.
     """
 
     def __init__(self, values: Tensor) -> None:
@@ -25,7 +25,7 @@ class HostCopy:
             self._arrived.record()
 
     def read(self) -> list[float]:
-        """The values; waits for them if they are still on the way."""
+        """The values; waits if they have not arrived yet."""
         if self._arrived is not None:
             self._arrived.synchronize()
         return list(map(float, self._values.tolist()))
@@ -35,14 +35,14 @@ class Agreement:
     """Flags that are raised on all ranks once they are raised on one.
 
     They are exchanged after each step and read after the next one, so that no device has to wait:
-    all ranks then read the same flags at the same step. A process alone reads them at once.
+    all ranks then read the same flags at the same step. A single process reads them at once.
     """
 
     def __init__(self) -> None:
         self._sent: HostCopy | None = None
 
     def exchange(self, flags: list[bool], device: torch.device) -> list[bool]:
-        """Sends this rank's flags; those that any rank sent the step before, or sends alone."""
+        """Sends this rank's flags, and returns those that any rank sent one step earlier."""
         if world()[1] == 1:
             return flags
         arrived = self._sent.read() if self._sent else [0.0] * len(flags)

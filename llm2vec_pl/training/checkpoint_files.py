@@ -1,4 +1,4 @@
-"""Checkpoints on disk: a file appears whole or not at all, and what cannot be read says why."""
+"""Checkpoints on disk: each file appears whole or not at all, and read errors give the reason."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from llm2vec_pl.files import put_in_place
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Writes a checkpoint beside the one that it replaces, which stays until the new one is whole.
+    """Writes a checkpoint next to the one that it replaces, which stays until the new one is whole.
 
-    Lightning's own assembles a file in memory first; this one streams it to the disk. Paths that
-    are not local are left to Lightning. Only tensors and plain containers are read
+    Lightning's own writer assembles a file in memory first; this one streams it to the disk. Paths
+    that are not local are left to Lightning. Only tensors and plain containers are read
     (`weights_only`).
     """
 
@@ -44,8 +44,8 @@ class CheckpointFiles(TorchCheckpointIO):
         except (OSError, RuntimeError) as error:  # torch turns a full disk into a RuntimeError
             unfinished.unlink(missing_ok=True)
             raise UserError(
-                f"The checkpoint could not be written to {path}: {_reason(error)}. Checkpoints "
-                "written before are whole: make room and go on with --resume last."
+                f"The checkpoint could not be written to {path}: {_reason(error)}. Earlier "
+                "checkpoints are whole: free some space and continue with --resume last."
             ) from error
 
     @override
@@ -63,13 +63,13 @@ class CheckpointFiles(TorchCheckpointIO):
             raise UserError(f"--resume: there is no checkpoint {path}.") from error
         except pickle.UnpicklingError as error:
             raise UserError(
-                f"The checkpoint {path} holds more than tensors and plain values, or was cut off: "
-                f"{str(error).splitlines()[0]}"
+                f"The checkpoint {path} holds more than tensors and plain values, or is "
+                f"incomplete: {str(error).splitlines()[0]} Name another one with --resume PATH."
             ) from error
         except (RuntimeError, EOFError, OSError) as error:
             raise UserError(
-                f"The checkpoint {path} cannot be read ({_reason(error)}). Was its copying cut "
-                "off? Name another one, as best.ckpt beside it, with --resume PATH."
+                f"The checkpoint {path} cannot be read ({_reason(error)}). Was it copied only in "
+                "part? Name another one with --resume PATH, such as best.ckpt in the same folder."
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""When a run is saved: the best after validation, the last regularly and before it is stopped."""
+"""When a run is saved: the best after validation, the last regularly and before a stop."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ BEST = "best.ckpt"
 
 
 class Stopped(SystemExit):
-    """A run that was asked to stop, with its last checkpoint written; exit code 128 + signal."""
+    """A run was asked to stop and has written its last checkpoint; exit code 128 + signal."""
 
 
 class Checkpoints(ModelCheckpoint):
-    """Keeps `best.ckpt`, by the validation loss, and `last.ckpt`, from which a run goes on exactly.
+    """Keeps `best.ckpt`, by validation loss, and `last.ckpt`, from which a run continues exactly.
 
     `last.ckpt` is written between two optimizer steps: regularly, at the end, and before the run
-    stops on SIGTERM, Ctrl-C or SLURM's pre-emption signal. Each replaces the one before once it is
-    whole.
+    stops on SIGTERM, Ctrl-C or SLURM's pre-emption signal. A new file replaces the old one only
+    when it is whole.
 
     Args:
-        every_n_steps: optimizer steps after which `last.ckpt` is written.
-        every_n_minutes: minutes after which it is written as well; 0 for never.
-        monitor: the validation metric that decides what is best.
-        mode: whether the least ("min") or the greatest ("max") is best.
+        every_n_steps: write `last.ckpt` after this many optimizer steps; 0 for never.
+        every_n_minutes: also write it after this many minutes; 0 for never.
+        monitor: the validation metric that decides which checkpoint is best.
+        mode: whether the lowest ("min") or the highest ("max") value is best.
 
     Raises:
-        UserError: for an interval below 0 or a mode that there is not.
+        UserError: for an interval below 0 or an unknown mode.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Checkpoints(ModelCheckpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._signals.watch()
-        # Lightning asks all ranks before each batch whether one got SIGTERM, and waits for the
+        # Before each batch, Lightning asks all ranks whether one got SIGTERM, and waits for the
         # answer. Here they agree on it after each step.
         vars(trainer.fit_loop.epoch_loop)["_broadcast_sigterm_tensor"] = lambda: None
         self._saved_at = time.monotonic()
@@ -83,7 +83,7 @@ class Checkpoints(ModelCheckpoint):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        # Only here: what the step before has logged is written by now.
+        # Only here: by now, what the previous step logged is written.
         if self._stop and self._saved_step == trainer.global_step:
             self._end(trainer)
 
@@ -93,7 +93,7 @@ class Checkpoints(ModelCheckpoint):
     ) -> None:
         super().on_train_batch_end(trainer, pl_module, *args, **kwargs)
         step = trainer.global_step
-        if step == self._seen_step:  # gradients are being accumulated: they are not saved
+        if step == self._seen_step:  # gradients are being accumulated, and are not saved
             return
         self._seen_step = step
         late = bool(self.every_n_minutes) and (
@@ -104,10 +104,10 @@ class Checkpoints(ModelCheckpoint):
         )
         self._stop |= stop
         self._due |= stop or late or bool(self.every_n_steps and step % self.every_n_steps == 0)
-        # At the end Lightning closes the epoch, though it may be in the middle of one: with more
-        # steps, the run would go on with the next epoch.
+        # At the end Lightning closes the epoch even in the middle of it: a run resumed for more
+        # steps would begin with the next epoch.
         self._due |= step == trainer.max_steps
-        # A checkpoint from before a validation would skip it when the run goes on.
+        # A run resumed from a checkpoint before a validation would skip that validation.
         if self._due and not validation_follows(trainer):
             self._save_last(trainer)
 
@@ -159,25 +159,25 @@ class Checkpoints(ModelCheckpoint):
             requeue()
         name = received.name if received else "A signal to another process"
         rank_zero_info(
-            f"{name} stopped the run after step {trainer.global_step:,}. The same command with "
-            "--resume last goes on from there."
+            f"{name} stopped the run after step {trainer.global_step:,}. To continue, run the same "
+            "command with --resume last."
         )
         raise Stopped(128 + (received or 0))
 
 
 def validates_each_batch(trainer: Trainer) -> bool:
-    """Whether `val_check_interval` is the number 1: after each batch, not 1.0, once an epoch.
+    """Whether `val_check_interval` is 1 (after each batch), and not 1.0 (once per epoch).
 
-    Lightning's loop tells the two apart, but its callbacks do not.
+    Lightning's loop distinguishes the two, but its callbacks do not.
     """
     interval = trainer.val_check_interval  # type: ignore[attr-defined]
     return interval == 1 and isinstance(interval, int)
 
 
 def follow_each_validation(trainer: Trainer) -> None:
-    """Lets Lightning's own callbacks look at each validation where one comes after each batch.
+    """Lets Lightning's own callbacks act on each validation if there is one after each batch.
 
-    They would wait for the end of the epoch, with the metrics of its last validation.
+    Otherwise they would act only at the end of the epoch, on its last validation.
     """
     if not validates_each_batch(trainer):
         return

@@ -1,8 +1,8 @@
 """How a recipe becomes a command: constructors' arguments become flags, and a run leaves a folder.
 
 `--encoder.* --model.* --data.* --trainer.*` are the arguments of `Encoder`, of an objective, of a
-data module and of Lightning's Trainer; `--config FILE` reads them from YAML, `--resume PATH` goes
-on from a checkpoint.
+data module and of Lightning's Trainer; `--config FILE` reads them from YAML, `--resume PATH`
+continues from a checkpoint.
 """
 
 from __future__ import annotations
@@ -45,20 +45,21 @@ PRINTING = ("-h", "--help", "--print_config")  # these end a command
 
 
 class Command(LightningCLI):
-    """A recipe's command line: parsed, and everything built but the weights.
+    """A recipe's command line: parsed, with everything built except the weights.
 
-    A flag counts before a `--config`, that before the numbers for the embedded decoder, and these
-    before the recipe's own, which are those of the constructors and `defaults`.
+    Flags override `--config`, which overrides the settings for the embedded decoder. These override
+    the recipe's own settings: those of the constructors and `defaults`.
 
     Args:
-        name: of the recipe; runs go to `runs/NAME` unless `--trainer.default_root_dir` is given.
+        name: name of the recipe; runs go to `runs/NAME` unless `--trainer.default_root_dir` is
+            given.
         model: the objective, unless `--model` names another.
-        data: the data module, unless `--data` names another: one that needs no path. Which decoder
-            is trained does not change it.
-        defaults: of further flags, as {"trainer.max_steps": 1000}.
-        demo: YAML with the numbers for the embedded decoder, which hold for it and for what was
-            trained from it, where there is no `--config`.
-        reader: the data module that a `--data.path` is for, where `--data` names none.
+        data: the data module, unless `--data` names another; it needs no path. It does not depend
+            on the decoder.
+        defaults: defaults of further flags, such as {"trainer.max_steps": 1000}.
+        demo: YAML file with settings for the embedded decoder. They apply to it, and to encoders
+            trained from it, if there is no `--config`.
+        reader: the data module that reads `--data.path` if there is no `--data`.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class Command(LightningCLI):
         )
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """A parser whose errors are a line or two."""
+        """A parser whose errors take a line or two."""
         parser = Parser(**kwargs)
         parser.add_argument("-c", "--config", action=ActionConfigFile, help="read flags from YAML")
         return parser
@@ -109,7 +110,7 @@ class Command(LightningCLI):
             "--resume",
             type=str | None,
             default=None,
-            help="go on with a run: `last` for the newest (or a new one where there is none yet), "
+            help="continue a run: `last` for the newest (a new run begins if there is none yet), "
             "a checkpoint's path or a run's folder",
         )
         parser.add_class_arguments(Checkpoints, "checkpoint", instantiate=False)
@@ -122,9 +123,9 @@ class Command(LightningCLI):
         parser.set_defaults(self.defaults)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parses the command line, with the numbers for the embedded decoder where it is trained.
+        """Parses the command line, with the settings for the embedded decoder if that is trained.
 
-        A path to data may do without `--data`.
+        `--data.path` may be given without `--data`.
         """
         arguments = sys.argv[1:]
         self.given = look_through(arguments)
@@ -137,9 +138,9 @@ class Command(LightningCLI):
         self.config = parser.parse_args(arguments)
 
     def _take_numbers(self, parser: LightningArgumentParser, arguments: list[str]) -> None:
-        """Takes the numbers for the embedded decoder, if it is the one to be trained."""
+        """Uses the settings for the embedded decoder, if that is the one to train."""
         parser.default_config_files = [str(self.demo)]
-        # Without the flags that print what holds and end the command: that is not known yet.
+        # Without the flags that print the settings and end the command: these are not known yet.
         asked = parser.parse_args([a for a in arguments if not a.startswith(PRINTING)])
         name = asked["encoder"]["model_name"]
         if not comes_from_tiny(name):
@@ -148,12 +149,10 @@ class Command(LightningCLI):
             parser.set_defaults({"encoder.model_name": name})
 
     def before_instantiate_classes(self) -> None:
-        """Says what the data is where nothing else does."""
+        """Prints what the data is if no flag or file names it."""
         if self.given.data is None:
             data = self.config["data"]["class_path"].rpartition(".")[2]
-            numbers = (
-                f"the numbers are those of {self.demo}" if self.demo else "the recipe's numbers"
-            )
+            numbers = f"settings from {self.demo}" if self.demo else "the recipe's own settings"
             rank_zero_info(
                 f"{self.name}: without --data, {data}: the documentation of the Python packages on "
                 f"this machine; {numbers}"
@@ -167,7 +166,7 @@ class Command(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Lightning's Trainer with this package's logs, progress bar and checkpoints.
 
-        What the user sets, by flag or in a file, takes the place of what is added here.
+        Whatever the user sets, by flag or in a file, replaces what is added here.
         """
         options = self._get(self.config_init, "trainer")
         root = options["default_root_dir"]
@@ -191,7 +190,7 @@ class Command(LightningCLI):
         return trainer
 
     def causal_model(self) -> Objective:
-        """The same objective on the same decoder as it was before step 1, to compare with."""
+        """The same objective on the same decoder without step 1, for comparison."""
         arguments = {**self.config["encoder"].as_dict(), "bidirectional": False}
         options = self.config["model"]["init_args"].as_dict()
         options.pop("encoder", None)
@@ -215,12 +214,24 @@ class Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
 
 
 class Parser(LightningArgumentParser):
-    """Lightning's parser, but an error is a line or two instead of all the flags there are."""
+    """Lightning's parser, but an error is a line or two instead of a list of all flags."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """Parses the command line; from then on, library errors name this parser's flags."""
         flags = arguments_of({"encoder": [Encoder], **_public_classes()})
-        print_errors_with(lambda message: with_flags(message, flags))
+        parsed = super().parse_args(*args, **kwargs)
+        # Only now: a class's arguments may have been parsed by a parser of their own.
+        print_errors_with(lambda message: with_flags(message, {**flags, **self._own_flags()}))
+        return parsed
+
+    def _own_flags(self) -> dict[str, str]:
+        """Flags without a group by the argument's name, such as `mine.py`'s, and `--resume`."""
+        all_flags = [flag for action in self._actions for flag in action.option_strings]
+        groups = {flag.partition(".")[0] for flag in all_flags if "." in flag}
+        own = {flag.lstrip("-"): flag for flag in all_flags if "." not in flag}
+        own = {name: flag for name, flag in own.items() if flag not in groups}
+        # `Trainer.fit` has another name for it.
+        return own | ({"ckpt_path": "--resume"} if "resume" in own else {})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
         """Says what is wrong and exits with code 2."""
@@ -231,7 +242,7 @@ class Parser(LightningArgumentParser):
 def _default_callbacks(
     options: dict[str, Any], checkpoint: dict[str, Any]
 ) -> dict[type[Callback], Callback]:
-    """By the kind of callback that takes the place of each."""
+    """Default callbacks, each by the class of callback that replaces it."""
     callbacks: dict[type[Callback], Callback] = {
         SelfCheck: SelfCheck(),
         FiniteGradients: FiniteGradients(),
@@ -255,7 +266,7 @@ def _class_and_defaults(cls: type, prefix: str, defaults: dict[str, Any]) -> dic
 
 
 def _public_classes() -> dict[str, list[type]]:
-    """What `--model` and `--data` may name by its name alone."""
+    """The classes that `--model` and `--data` may give without a module."""
     public = [getattr(llm2vec_pl, name) for name in llm2vec_pl.__all__]
     classes = [each for each in public if isinstance(each, type) and each is not Objective]
     kinds = {"model": Objective, "data": LightningDataModule}

@@ -10,12 +10,12 @@ from llm2vec_pl.objectives import Objective
 
 
 class Comparison:
-    """Rows of validation metrics, one a step, printed side by side.
+    """Rows of validation metrics, one per step, printed as a table.
 
     Args:
         trainer: runs the validation.
-        data: its validation split is measured; one with a `retrieval` task,
-            such as `PythonDocs`, adds that.
+        data: the data module whose validation split is used; if it has a `retrieval` task, such as
+            `PythonDocs`, that is measured too.
     """
 
     def __init__(self, trainer: Trainer, data: LightningDataModule) -> None:
@@ -24,11 +24,11 @@ class Comparison:
         self.rows: dict[str, dict[str, float]] = {}
 
     def measure(self, step: str, model: Objective) -> None:
-        """Adds a row: the validation metrics of a model as it is now.
+        """Adds a row: the current validation metrics of a model.
 
         Args:
-            step: what the model is, the row's name.
-            model: loaded if it is not yet.
+            step: the row's name.
+            model: the model; loaded if it is not yet.
         """
         with user_errors():
             metrics = next(iter(self.trainer.validate(model, self.data, verbose=False)), {})

@@ -1,4 +1,4 @@
-"""What a run shows in the terminal: a progress bar, and no advice that the user did not ask for."""
+"""What a run shows in the terminal: a progress bar, without other libraries' advice."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
-# Of other libraries, about their own internals; a user can do nothing about them.
+# Messages of other libraries about their own internals; a user can do nothing about them.
 NOISE = (
     r".*`gradient_checkpointing_enable` is deprecated.*",
     r".*isinstance\(treespec, LeafSpec\).*",
     r".*does not have many workers.*",
     r".*You have overridden `on_before_batch_transfer`.*",
-    r".*Experiment logs directory .* exists and is not empty.*",  # of a run that is resumed
+    r".*Experiment logs directory .* exists and is not empty.*",  # when a run is resumed
     r".*Checkpoint directory .* exists and is not empty.*",
 )
 
@@ -31,14 +31,13 @@ def silence_noise() -> None:
 
 
 class RunProgressBar(RichProgressBar):
-    """Lightning's bar, which counts epochs where a run is measured in steps.
+    """Lightning's progress bar, which says "Training, epoch N" and fetches the loss once a second.
 
-    It asks for `train/loss` once a second: what Lightning puts in a bar is asked for in each step,
-    and each time the device has to be waited for.
+    Lightning itself would fetch it in each step, and wait for the device each time.
     """
 
     seconds_between_losses = 1.0
-    asks_for_the_loss = True  # so that no step has to give it
+    asks_for_the_loss = True  # so that no step has to fetch it
     _asked = 0.0  # time.monotonic()
     _loss: float | None = None
 

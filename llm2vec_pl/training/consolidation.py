@@ -1,4 +1,4 @@
-"""From a checkpoint, whatever strategy wrote it, to the folder that a finished run leaves."""
+"""From a checkpoint, whichever strategy wrote it, to the folder that a finished run leaves."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ PREFIX = "encoder."
 
 
 def consolidate(checkpoint: str, out: Path | None = None) -> Path:
-    """Writes the encoder that a checkpoint holds as a folder of its own.
+    """Writes the encoder in a checkpoint as a folder of its own.
 
-    One process does it, on the CPU; it needs memory for the decoder.
+    This runs in one process on the CPU, and needs memory for the decoder.
 
     Args:
-        checkpoint: its path, or the folder of a run for its last one.
-        out: the folder to write; `encoder` in the folder of the run if null.
+        checkpoint: path of a checkpoint, or the folder of a run for its last one.
+        out: the folder to write; by default `encoder` in the folder of the run.
 
     Returns:
         The folder.
 
     Raises:
-        UserError: there is no such checkpoint, no config.yaml beside it, or other weights lie where
-            those were that it was trained on.
+        UserError: if there is no such checkpoint, its run has no config.yaml, or the weights that
+            it was trained on have been replaced by others.
     """
     path = find_checkpoint(checkpoint, Path("runs"))
     if path is None or checkpoint == "last":
-        raise UserError("Name a checkpoint or the folder of a run, as runs/mntp/version_0.")
+        raise UserError("Name a checkpoint or the folder of a run, such as runs/mntp/version_0.")
     config = _config(path)
     saved = CheckpointFiles().load_checkpoint(path)
     encoder = Encoder(**config["encoder"]).load()
@@ -61,8 +61,8 @@ def _config(path: Path) -> dict[str, Any]:
     file = path.parents[1] / "config.yaml"
     if not file.is_file():
         raise UserError(
-            f"{path} is not in the folder of a run: {file}, which says what the encoder is, is "
-            "missing."
+            f"{path} is not in the folder of a run: {file}, which describes the encoder, is "
+            "missing. Copy it there from the run."
         )
     return dict(yaml.safe_load(file.read_text()))
 
@@ -73,6 +73,6 @@ def _fill(encoder: Encoder, state: dict[str, Any], path: Path) -> None:
     unknown = encoder.load_state_dict(weights, strict=False).unexpected_keys
     if unknown or not weights:
         raise UserError(
-            f"{path} does not fit the encoder of its config.yaml: "
+            f"{path} does not fit the encoder in its config.yaml: "
             + (f"that has no {unknown[0]}." if unknown else "it holds no weights of an encoder.")
         )

@@ -1,4 +1,4 @@
-"""What a recipe takes where the command line leaves it open: data, and numbers for `tiny`."""
+"""What a recipe uses if the command line does not say: data, and settings for `tiny`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from llm2vec_pl.files import read_json
 def comes_from_tiny(model_name: str) -> bool:
     """Whether this is the embedded decoder, or was trained from it.
 
-    Its numbers are no numbers for another decoder: a learning rate of 2e-3 ruins one of billions of
+    Its settings do not suit other decoders: a learning rate of 2e-3 ruins one with billions of
     weights.
 
     Args:
-        model_name: as `--encoder.model_name`.
+        model_name: any `--encoder.model_name`.
     """
     if model_name == "tiny":
         return True
@@ -27,18 +27,18 @@ def comes_from_tiny(model_name: str) -> bool:
     if not folder.is_dir():
         return False
     try:
-        lineage = read_json(folder / LINEAGE)  # also of weights that were trained in full
+        lineage = read_json(folder / LINEAGE)  # exists for fully trained weights too
         return lineage.get("base_model") == "tiny" or locate(str(folder)).base == str(TINY)
     except UserError:
-        return False  # it is said when the encoder is made
+        return False  # the encoder's constructor will report it
 
 
 class Given(NamedTuple):
-    """What a command line says by itself, which the parsed flags and their defaults do not tell.
+    """What the user has given explicitly, which parsed flags with their defaults do not show.
 
     Args:
         config: whether there is a `--config`.
-        data: whether flags or files name the class of the data, or a path alone; None for neither.
+        data: whether flags or files name the data's class, or only a path; None for neither.
     """
 
     config: bool
@@ -46,10 +46,10 @@ class Given(NamedTuple):
 
 
 def look_through(arguments: Sequence[str]) -> Given:
-    """Looks for what has to be known before all flags can be parsed.
+    """Finds what must be known before all flags can be parsed.
 
     Args:
-        arguments: of the command line.
+        arguments: the arguments of the command line.
     """
     flags = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     flags.add_argument("-c", "--config", action="append", nargs="?", default=[])
@@ -64,11 +64,11 @@ def look_through(arguments: Sequence[str]) -> Given:
 
 
 def _data_of(file: str) -> Any:
-    """The `data` of a configuration; an empty one where the file cannot be read."""
+    """The `data` of a configuration; empty if the file cannot be read."""
     import yaml
 
     try:
         config = yaml.safe_load(Path(file).expanduser().read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
-        return {}  # the parser says what is wrong
+        return {}  # the parser will report it
     return (config.get("data") if isinstance(config, dict) else None) or {}

@@ -1,4 +1,4 @@
-"""A run that cannot go on: what to do about it, and nothing left running."""
+"""A run that cannot continue: what to do about it, with no process left running."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from lightning.pytorch import Trainer
 from llm2vec_pl.errors import UserError
 
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
-PATIENCE = 5.0  # seconds that the other processes get to end by themselves
+PATIENCE = 5.0  # seconds for the other processes to end by themselves
 
 
 @contextmanager
 def out_of_memory() -> Iterator[None]:
-    """Says what takes less memory, where a step does not fit.
+    """Says what saves memory if a step does not fit.
 
     Raises:
-        UserError: in the place of PyTorch's error.
+        UserError: instead of PyTorch's error.
     """
     try:
         yield
@@ -32,20 +32,20 @@ def out_of_memory() -> Iterator[None]:
             raise
         what = (str(error).strip().splitlines() or ["out of memory"])[0]
         raise UserError(
-            f"The device has not enough memory for this run: {what}\nIn the order of what they "
-            "cost: set --encoder.dtype bfloat16, --trainer.precision bf16-mixed, a smaller "
-            "--data.batch_size (with --trainer.accumulate_grad_batches for MNTP, "
-            "--model.chunk_size for contrastive training, which keeps the batch), "
+            f"There is not enough memory on the device for this run: {what}\nWhat helps, cheapest "
+            "first: --encoder.dtype bfloat16, --trainer.precision bf16-mixed, a smaller "
+            "--data.batch_size (with --trainer.accumulate_grad_batches for MNTP; for contrastive "
+            "training --model.chunk_size instead, which keeps the batch), "
             "--encoder.gradient_checkpointing true, --encoder.quantization nf4, or "
-            "--trainer.strategy fsdp2 on several devices. Checkpoints written before are whole."
+            "--trainer.strategy fsdp2 on several devices. Earlier checkpoints are whole."
         ) from error
 
 
 @contextmanager
 def no_process_left(trainer: Trainer) -> Iterator[None]:
-    """Ends the processes that Lightning has started, where this one fails.
+    """Ends the processes that Lightning has started if this one fails.
 
-    They would wait for it in a collective operation, for half an hour.
+    Otherwise they would wait for it in a collective operation for half an hour.
     """
     try:
         yield

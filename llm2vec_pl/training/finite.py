@@ -1,4 +1,4 @@
-"""Stops a run whose gradient is not finite, before that reaches a checkpoint."""
+"""Stops a run whose gradient is not finite, before it reaches a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from llm2vec_pl.training.agreement import HostCopy
 class FiniteGradients(Callback):
     """Logs `train/gradient_norm`, and ends a run whose norm is infinite or not a number.
 
-    It is looked at one step late, so that the device need not wait, and before each checkpoint.
-    Under `16-mixed` precision, whose scaler looks for them and skips such steps, only at the loss.
+    The norm is checked one step late, so that the device need not wait, and before each checkpoint.
+    With `16-mixed` precision nothing is checked: its scaler skips such steps.
 
     Raises:
         UserError: with what to do about it.
@@ -50,7 +50,7 @@ class FiniteGradients(Callback):
         self.check(trainer)
 
     def check(self, trainer: Trainer) -> None:
-        """Looks at the last norm, which is the same on all ranks."""
+        """Checks the last norm, which is the same on all ranks."""
         if self._norm is None:
             return
         (norm,) = self._norm.read()
@@ -62,6 +62,6 @@ class FiniteGradients(Callback):
             f"The gradient of step {self._step:,} is not finite (its norm is {norm}, the loss "
             f"{float(loss):.4g}). Set a lower --model.learning_rate, a longer "
             "--model.warmup_steps or --trainer.gradient_clip_val 1.0; with fp16, "
-            "--trainer.precision bf16-mixed. The last checkpoint is from before it: --resume last "
-            "goes on from there."
+            "--trainer.precision bf16-mixed. The last checkpoint is from before this step: "
+            "continue from it with --resume last."
         )

@@ -1,4 +1,4 @@
-"""Errors in the words of a command line: the flag, and the nearest right one."""
+"""Errors in the words of a command line: the flag, and the nearest valid one."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def explain(
     """A parser's error as a line or two for the user.
 
     Args:
-        message: jsonargparse's own.
+        message: jsonargparse's own message.
         arguments: the command line.
-        flags: those that the parser knows, as `--encoder.dtype`.
-        classes: what `--model` and `--data` may name.
+        flags: the flags that the parser knows, such as `--encoder.dtype`.
+        classes: the classes that `--model` and `--data` may name.
     """
     if unknown := re.search(r"unrecognized arguments: (.*)", message):
         wrong = [word for word in unknown[1].split() if word.startswith("--")] or [unknown[1]]
@@ -47,21 +47,23 @@ def explain(
 
 
 def with_flags(message: str, flags: Mapping[str, str]) -> str:
-    """An error of the library with flags where it names arguments in backquotes.
+    """A library error with flags instead of the arguments that it names in backquotes.
 
     Args:
-        message: as a `UserError` has it.
-        flags: of each argument.
+        message: the message of a `UserError`.
+        flags: argument -> flag.
 
     >>> with_flags('`dtype="int3"` is unknown.', {"dtype": "--encoder.dtype"})
     '--encoder.dtype int3 is unknown.'
     >>> with_flags("Set `Trainer(devices=1)` or change `steps`.", {})
     'Set --trainer.devices 1 or change `steps`.'
+    >>> with_flags("`STSEvaluation.limit` expects at least 2, but got 1.", {})
+    '--trainer.callbacks.limit expects at least 2, but got 1.'
     """
 
     def flag_of(match: re.Match[str]) -> str:
         owner, name, value = match["owner"], match["name"], match["value"]
-        flag = f"--{owner.lower()}.{name}" if owner else flags.get(name)
+        flag = f"--{_group(owner)}.{name}" if owner else flags.get(name)
         if flag is None:
             return match[0]
         return flag if value is None else f"{flag} {_as_typed(value)}"
@@ -70,20 +72,26 @@ def with_flags(message: str, flags: Mapping[str, str]) -> str:
 
 
 _ARGUMENT = re.compile(
-    r"`(?:(?P<owner>encoder|model|data|checkpoint|Trainer)[.(])?(?P<name>\w+)(?:=(?P<value>[^`]*?))?\)?`"
+    r"`(?:(?P<owner>encoder|model|data|checkpoint|Trainer|\w*Evaluation)[.(])?"
+    r"(?P<name>\w+)(?:=(?P<value>[^`]*?))?\)?`"
 )
 
 
+def _group(owner: str) -> str:
+    """The flags' group of an argument's owner."""
+    return "trainer.callbacks" if owner.endswith("Evaluation") else owner.lower()
+
+
 def _as_typed(value: str) -> str:
-    """A value of Python's as it is typed on a command line."""
+    """A Python value as it is typed on a command line."""
     return {"True": "true", "False": "false", "None": "null"}.get(value, value.strip("'\""))
 
 
 def arguments_of(classes: Mapping[str, Iterable[type]]) -> dict[str, str]:
-    """The flag of each argument; the first class that has one counts.
+    """The flag of each argument; if several classes have it, that of the first.
 
     Args:
-        classes: whose constructors' arguments are flags, by the flags' group.
+        classes: classes whose constructors' arguments are flags, by the flags' group.
     """
     flags: dict[str, str] = {}
     for group, members in classes.items():
@@ -101,7 +109,7 @@ def _unknown_class(key: str, name: str, known: list[type]) -> str:
     names = sorted({cls.__name__ for cls in known})
     return (
         f"--{key}: there is no {CLASSES[key]} {name}.{_near(name, names)} Known are "
-        f"{', '.join(names)}; name another by its dotted path, as my_module.MyClass."
+        f"{', '.join(names)}; name another by its dotted path, such as my_module.MyClass."
     )
 
 
@@ -111,7 +119,7 @@ def _near(word: str, known: Iterable[str]) -> str:
 
 
 def _flag_of(key: str, arguments: Sequence[str]) -> str:
-    """The flag as the user wrote it: the parser of a nested class knows its last part only."""
+    """The flag as the user wrote it: the parser of a nested class knows only its last part."""
     written = (word.split("=")[0] for word in arguments if word.startswith("--"))
     return next((flag for flag in written if flag.lstrip("-").split(".")[-1] == key), f"--{key}")
 

@@ -1,4 +1,4 @@
-"""`metrics.csv`: a row a step, written through, and gone on with by a run that is resumed."""
+"""`metrics.csv`: one row per step, written at once; a resumed run continues it."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ Row = dict[str, Any]
 
 
 class MetricsFile(CSVLogger):
-    """`metrics.csv`, written through at each entry; a resumed run goes on where it was saved.
+    """`metrics.csv`, written at each entry; a resumed run continues it from where it was saved.
 
-    What is logged of one step, its learning rate, its losses and its validation, is one row. A
-    second validation of a step, as the one before training, has a row of its own.
+    Everything logged for one step, its learning rate, losses and validation, is one row. A second
+    validation of a step, such as the one before training, has its own row.
 
     Args:
         root: the folder of the recipe's runs.
         version: number or name of the run.
-        first_step: entries of this step and later ones are from after the checkpoint: they come
-            again.
+        first_step: existing entries from this step on are removed: they come after the checkpoint,
+            and will be logged again.
     """
 
     def __init__(self, root: str, version: int | str, first_step: int = 0) -> None:
@@ -37,7 +37,7 @@ class MetricsFile(CSVLogger):
 
     @override
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        if step is None or step >= self._first_step:  # what is before is written already
+        if step is None or step >= self._first_step:  # earlier steps are written already
             super().log_metrics(metrics, step)
 
     @property
@@ -51,7 +51,7 @@ class MetricsFile(CSVLogger):
 
 
 class _Appending(ExperimentWriter):
-    """Goes on with a file that is there, which Lightning's own would delete, and with its last row.
+    """Continues an existing file, which Lightning's own writer would delete, and its last row.
 
     Args:
         log_dir: the folder of the file.
@@ -68,7 +68,7 @@ class _Appending(ExperimentWriter):
 
     @override
     def save(self) -> None:
-        """Writes what was logged; the last row once more, where there is more of its step."""
+        """Writes what was logged; rewrites the last row if there is more for its step."""
         if not self.metrics:
             return
         file = Path(self.metrics_file_path)
@@ -88,7 +88,7 @@ class _Appending(ExperimentWriter):
         self._last, self.metrics = rows[-1:], []
 
     def keep_before(self, step: int) -> None:
-        """Takes out what is of this step or later, in one go."""
+        """Removes the rows of this step and later ones, in one operation."""
         file = Path(self.metrics_file_path)
         if not file.is_file():
             return
@@ -103,9 +103,9 @@ class _Appending(ExperimentWriter):
 
 
 def merged(rows: Iterable[Row]) -> list[Row]:
-    """The rows, those of one step that follow each other as one; the later of two values counts.
+    """The rows, with consecutive ones of one step merged; of two values, the later counts.
 
-    But of two validations none replaces the other.
+    Two validations of a step are not merged.
 
     >>> merged([{"step": 0, "lr": 0.1}, {"step": 0, "loss": 2.0}, {"step": 1, "lr": 0.2}])
     [{'step': 0, 'lr': 0.1, 'loss': 2.0}, {'step': 1, 'lr': 0.2}]
@@ -120,6 +120,6 @@ def merged(rows: Iterable[Row]) -> list[Row]:
 
 
 def _validations(row: Row, other: Row) -> set[str]:
-    """The validation metrics that both have."""
+    """The validation metrics that both rows have."""
     both = row.keys() & other.keys()
     return {name for name in both if name.startswith("val/") and row[name] not in ("", None)}

@@ -1,4 +1,4 @@
-"""Going on with a run: which checkpoint, and the logs of the run that it belongs to."""
+"""Continuing a run: which checkpoint, and the logs of the run that it belongs to."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from llm2vec_pl.training.metrics_file import MetricsFile
 
 
 def find_checkpoint(resume: str | None, root: Path) -> Path | None:
-    """The checkpoint to go on from.
+    """The checkpoint to continue from.
 
     Args:
         resume: `last`, a checkpoint's path, or the folder of a run; None for a new run.
-        root: the folder of the recipe's runs, as `runs/mntp`.
+        root: the folder of the recipe's runs, such as `runs/mntp`.
 
     Returns:
-        Its path; None for a new run, which `last` begins as well where there is no checkpoint yet,
-        so that a job that is started again needs no other command.
+        Its path; None for a new run. `last` also begins a new run if there is no checkpoint yet, so
+        that a restarted job can use the same command.
 
     Raises:
-        UserError: there is no such checkpoint.
+        UserError: if there is no such checkpoint.
     """
     if resume is None:
         return None
@@ -44,13 +44,13 @@ def find_checkpoint(resume: str | None, root: Path) -> Path | None:
     there = sorted(root.glob("version_*/checkpoints/*.ckpt"), key=_modified, reverse=True)
     known = "".join(f"\n  {checkpoint}" for checkpoint in there[:5])
     raise UserError(
-        f"There is no checkpoint {resume}. Name `last`, a checkpoint or the folder of a run"
-        f"{'. There are' + known if known else '.'}"
+        f"There is no checkpoint {resume}. Name `last`, a checkpoint or the folder of a run."
+        f"{' The newest are' + known if known else ''}"
     )
 
 
 def run_loggers(root: str, checkpoint: Path | None) -> list[Logger]:
-    """Logs as CSV and for TensorBoard: of a new run, or appended to those of a resumed one."""
+    """CSV and TensorBoard logs: of a new run, or appended to those of a resumed run."""
     version = _version(Path(root), checkpoint)
     tensorboard = TensorBoardLogger(root, name=None, version=version)
     step = _step_of(checkpoint) if checkpoint is not None and version is not None else 0
@@ -59,14 +59,14 @@ def run_loggers(root: str, checkpoint: Path | None) -> list[Logger]:
 
 def _newest(root: Path) -> Path | None:
     """The last checkpoint of the run that was saved last."""
-    # The second is there alone where a run died while it put shards in the place of others.
+    # Only the second exists if a run died while it replaced shards with new ones.
     names = (LAST, before(Path(LAST)).name)
     found = [path for name in names for path in root.glob(f"version_*/checkpoints/{name}")]
     return max(found, key=_modified, default=None)
 
 
 def _version(root: Path, checkpoint: Path | None) -> int | str | None:
-    """The run that a checkpoint belongs to, where that is one of the recipe's."""
+    """The run that a checkpoint belongs to, if it is one of the recipe's."""
     if checkpoint is None or checkpoint.parent.name != "checkpoints":
         return None
     run = checkpoint.parents[1]
@@ -80,7 +80,7 @@ def _step_of(checkpoint: Path) -> int:
     file = checkpoint / "meta.pt" if checkpoint.is_dir() else checkpoint
     try:
         return int(torch.load(file, mmap=True, weights_only=True)["global_step"])
-    except Exception:  # the trainer will say what is wrong with it
+    except Exception:  # the trainer will report what is wrong
         return 0
 
 

@@ -18,20 +18,20 @@ from llm2vec_pl.training.checkpoints import BEST
 
 
 class Kept(NamedTuple):
-    """Which of a run's models it leaves: after how many steps, and its metrics `val/...`."""
+    """Which of a run's models is kept: after how many steps, and its metrics `val/...`."""
 
     steps: int
     metrics: dict[str, float]
 
 
 class PinnedConfig(SaveConfigCallback):
-    """Writes a run's `config.yaml` with what its names stood for: folders, commits, fingerprint.
+    """Writes a run's `config.yaml` with what names referred to: folders, commits, fingerprint.
 
-    Later `runs/mntp` is another run, and a branch another commit.
+    Later, `runs/mntp` will mean another run, and a branch another commit.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Writes nothing yet: a run that is resumed on another base is refused after this."""
+        """Writes nothing yet: a run resumed on another base is refused after this."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the file; the lineage gets the same configuration."""
@@ -45,13 +45,13 @@ def save_run(trainer: Trainer, recipe: str, config: Any, kept: Kept) -> Path | N
     """Writes the encoder of a finished run, as it is now.
 
     Args:
-        trainer: after `fit`.
+        trainer: the trainer, after `fit`.
         recipe: the name of the recipe, for the lineage.
         config: the run's configuration, for the lineage.
         kept: from `keep_best`, for the lineage.
 
     Returns:
-        The folder, on rank 0; None on other ranks and in a run that leaves no folder.
+        The folder, on rank 0; None on other ranks and for a run without a folder.
     """
     folder = trainer.log_dir
     module = trainer.lightning_module
@@ -77,10 +77,10 @@ def save_run(trainer: Trainer, recipe: str, config: Any, kept: Kept) -> Path | N
 def keep_best(trainer: Trainer, module: Objective, data: LightningDataModule) -> Kept:
     """Validates the end of a run, and goes back to the best checkpoint if that was better.
 
-    Validation need not fall on the last step, and in a short run on none.
+    There may have been no validation after the last step, and in a short run none at all.
 
     Returns:
-        What the module is then.
+        The steps and the metrics of the model that the module then holds.
     """
     quick = trainer.fast_dev_run  # type: ignore[attr-defined]
     if quick or not (is_overridden("val_dataloader", data) and trainer.limit_val_batches):
@@ -95,12 +95,12 @@ def keep_best(trainer: Trainer, module: Objective, data: LightningDataModule) ->
     best = callback.best_model_score
     if best is None or (score <= best if callback.mode == "min" else score >= best):
         trainer.save_checkpoint(Path(callback.dirpath) / BEST, weights_only=False)
-        trainer.strategy.checkpoint_io.teardown()  # waits for one that is written meanwhile
+        trainer.strategy.checkpoint_io.teardown()  # waits for a checkpoint that is being written
         return end
     checkpoint = trainer.strategy.load_checkpoint(callback.best_model_path, weights_only=True)
     trainer.strategy.load_model_state_dict(checkpoint, strict=False)
     module.forget_validation()
-    metrics = checkpoint.get("metrics")  # an earlier version's has none
+    metrics = checkpoint.get("metrics")  # one from an earlier version has none
     if not metrics:
         trainer.validate(module, data, verbose=False)
         metrics = _validated(trainer)
@@ -108,7 +108,7 @@ def keep_best(trainer: Trainer, module: Objective, data: LightningDataModule) ->
 
 
 def _metrics(trainer: Trainer, module: Objective, data: LightningDataModule) -> dict[str, float]:
-    """Those of the module as it is, from the validation that has just been or from one more."""
+    """The module's current metrics, from the last validation if it is recent, or from a new one."""
     known = module.validation_metrics()
     if known is not None:
         return known
@@ -121,7 +121,7 @@ def _validated(trainer: Trainer) -> dict[str, float]:
 
 
 def as_json(config: Any) -> Any:
-    """A configuration as plain JSON: what is not a number, text, list or table becomes text."""
+    """A configuration as plain JSON: anything but numbers, text, lists and tables becomes text."""
     if hasattr(config, "as_dict"):
         config = config.as_dict()
     if isinstance(config, dict):

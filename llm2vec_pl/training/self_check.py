@@ -19,12 +19,12 @@ from llm2vec_pl.errors import UserError
 
 
 class SelfCheck(Callback):
-    """Ranks begin in the same state, a batch fits, and each trainable weight gets a gradient.
+    """Checks that ranks begin alike, and that each trainable weight gets a gradient.
 
-    Before the first step it prints what memory a step is going to need, against what is free.
+    Before the first step it prints the memory that a step needs, and how much is free.
 
     Raises:
-        UserError: with the ranks that differ, or the weights that the loss does not reach.
+        UserError: naming what differs between ranks, or the weights that the loss does not reach.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class SelfCheck(Callback):
 
 
 def announce_memory(trainer: Trainer, module: LightningModule, batch: Any) -> None:
-    """Prints the estimate for a batch as large as this one, and warns where it will not fit."""
+    """Prints the estimate for a batch as large as this one, and warns if it will not fit."""
     encoder = getattr(module, "encoder", None)
     if encoder is None or not trainer.is_global_zero:
         return
@@ -97,23 +97,24 @@ def announce_memory(trainer: Trainer, module: LightningModule, batch: Any) -> No
         fits = None if free is None else most - now <= free
     if fits is False:
         rank_zero_warn(
-            "That may not fit. A smaller --data.batch_size, --encoder.gradient_checkpointing true, "
-            "--encoder.quantization nf4 or --trainer.strategy fsdp2 takes less."
+            "That may not fit. To save memory, set a smaller --data.batch_size, "
+            "--encoder.gradient_checkpointing true, --encoder.quantization nf4 or "
+            "--trainer.strategy fsdp2."
         )
 
 
 def announce_unused(module: nn.Module) -> None:
-    """Says which weights the encoder has frozen because no text reaches them."""
+    """Prints which weights the encoder has frozen because no text reaches them."""
     unused: tuple[str, ...] = getattr(getattr(module, "encoder", None), "unused", ())
     if unused:
         more = f" and {len(unused) - 3:,} more" if len(unused) > 3 else ""
         rank_zero_info(
-            f"Not trained, since no text's states depend on them: {', '.join(unused[:3])}{more}."
+            f"Not trained, because no text's states depend on them: {', '.join(unused[:3])}{more}."
         )
 
 
 def _parts(batch: Any) -> list[dict[str, Any]]:
-    """The token batches in a batch, which may be one itself."""
+    """The token batches in a batch, which may be a token batch itself."""
     if not isinstance(batch, dict):
         return []
     parts = [part for part in batch.values() if isinstance(part, dict)]
@@ -123,10 +124,10 @@ def _parts(batch: Any) -> list[dict[str, Any]]:
 def require_gradients(module: nn.Module) -> None:
     """Checks that the backward pass has reached every trainable weight.
 
-    Of experts that are modules of their own, some get no token in a step: one of them will do.
+    If experts are separate modules, some get no token in a step: one of them is enough.
 
     Raises:
-        UserError: with the names of those it has not.
+        UserError: naming the weights without a gradient.
     """
     trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     if not trained:
@@ -146,7 +147,7 @@ def require_gradients(module: nn.Module) -> None:
 def require_same_start(module: nn.Module) -> None:
     """Checks that all ranks begin with the same seed and the same weights.
 
-    Shards are different on each rank: of these only the number of weights is compared.
+    Shards differ between ranks: for these, only the number of weights is compared.
 
     Raises:
         UserError: on all ranks, if one differs.
@@ -163,8 +164,8 @@ def require_same_start(module: nn.Module) -> None:
         if any(value != values[0] for value in values):
             raise UserError(
                 f"The ranks do not begin alike: their {name} is "
-                f"{', '.join(f'{value:.9g}' for value in values)}. Set the same "
-                "--seed_everything and the same flags, versions and data on all nodes."
+                f"{', '.join(f'{value:.9g}' for value in values)}. Use the same "
+                "--seed_everything, flags, versions and data on all nodes."
             )
 
 

@@ -1,4 +1,4 @@
-"""What a batch is, text by text: the tokens that the model sees, and those that are pooled."""
+"""A batch, text by text: the tokens that the model sees, and those that are pooled."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from llm2vec_pl.errors import UserError
 class ShowBatch:
     """Prints batches.
 
-    On a terminal pooled tokens are bold, in two colours in turn, and the others dim; elsewhere
-    each pooled token stands in brackets and the others are divided by bars.
+    On a terminal, pooled tokens are bold, in two alternating colours, and the others dim.
+    Elsewhere, pooled tokens are in brackets, and the others are separated by bars.
 
     Args:
-        encoder: whose tokenizer is used; its weights are not loaded.
-        max_rows: rows shown of each batch.
-        max_tokens: tokens shown of each text.
+        encoder: the encoder whose tokenizer is used; its weights are not loaded.
+        max_rows: the most rows to show of each batch.
+        max_tokens: the most tokens to show of each text.
         console: where to print.
     """
 
@@ -56,12 +56,12 @@ class ShowBatch:
 
         Args:
             data: contrastive data, or text blocks.
-            split: whose batches.
-            batches: so many of each task, or of all where a task has no name.
-            task: show batches of this task alone.
+            split: the split to show.
+            batches: number of batches to show of each task, or in all if there are no tasks.
+            task: show only batches of this task.
 
         Raises:
-            UserError: there is no such task, or the data is of another kind.
+            UserError: if there is no such task, or the data is of another kind.
         """
         if isinstance(data, ContrastiveData):
             data.attach(self.encoder).prepare_data()
@@ -149,7 +149,7 @@ def _pieces(tokenizer: PreTrainedTokenizerBase, ids: Tensor) -> Iterator[str]:
 
 
 def _equal_texts(batch: dict[str, TokenBatch]) -> str:
-    """How often a query or a candidate comes twice in the batch, which the loss has to know."""
+    """How many queries and candidates repeat in the batch, which the loss must know."""
     queries = batch["query"]["text_id"].tolist()
     candidates = [
         i

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: remembered, so that it can stop between two steps."""
+"""Signals that ask a run to stop, remembered so that it can stop between two steps."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 class StopSignals:
     """Notes SIGTERM, Ctrl-C and SLURM's SIGUSR1 instead of letting them end a step halfway.
 
-    A second one of the same kind has its ordinary effect, for those who cannot wait. SIGUSR1 is
-    noted only where Lightning handles it, which saves a checkpoint and requeues the SLURM job:
-    `then` does that, between two steps.
+    A second signal of any kind has its ordinary effect, for users who cannot wait. SIGUSR1 is noted
+    only if Lightning handles it: Lightning saves a checkpoint and requeues the SLURM job, which
+    `then` does between two steps.
     """
 
     def __init__(self) -> None:
@@ -34,14 +34,14 @@ class StopSignals:
             signal.signal(name, self._note)
 
     def leave(self) -> None:
-        """Puts the handlers back that were there before."""
+        """Restores the handlers that were there before."""
         for name, handler in self._before.items():
             if threading.current_thread() is threading.main_thread():
                 signal.signal(name, handler)
         self._before.clear()
 
     def then(self) -> Callable[[], Any] | None:
-        """What Lightning does on SIGUSR1 under SLURM, if that is what was received."""
+        """What Lightning does on SIGUSR1 under SLURM, if that signal was received."""
         handler = self._before.get(signal.SIGUSR1)
         if self.received is not signal.SIGUSR1 or not callable(handler):
             return None

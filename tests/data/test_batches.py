@@ -189,7 +189,7 @@ def test_the_middle_of_an_epoch_with_other_batches_is_refused(change: dict[str, 
     list(islice(loader, 2))
     other = loader_of(**change)
     other.load_state_dict(loader.state_dict())
-    with pytest.raises(UserError, match=r"middle of an epoch.*--data\.batch_size"):
+    with pytest.raises(UserError, match=r"middle of an epoch.*`batch_size`"):
         next(iter(other))
 
 

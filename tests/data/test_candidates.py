@@ -112,7 +112,7 @@ def test_a_column_that_the_first_row_lacks_names_the_flag(tmp_path: Path, column
     path = write(tmp_path / "a.jsonl", *rows)
     for on_bad_row in ("error", "skip"):
         with pytest.raises(
-            UserError, match=rf"no column '{column}'; .*text.*--data\.{column}_column"
+            UserError, match=rf"no column '{column}'; .*text.*Set `{column}_column`"
         ):
             list(read(path, on_bad_row))
 
@@ -122,7 +122,7 @@ def test_a_negative_column_that_no_row_has_is_an_error_only_where_it_was_named(
 ) -> None:
     path = write(tmp_path / "a.jsonl", {"query": "q", "positive": "p"})
     assert len(list(read(path, "error"))) == 1
-    with pytest.raises(UserError, match=r"no column 'neg'.*--data\.negative_column"):
+    with pytest.raises(UserError, match=r"no column 'neg'.*Set `negative_column`"):
         list(read(path, "error", Columns(negative="neg")))
 
 

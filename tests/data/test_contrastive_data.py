@@ -216,7 +216,7 @@ def test_batches_by_tokens_hold_no_more_and_are_the_same_with_workers(text) -> N
 
 
 def test_too_small_a_budget_of_tokens_says_what_is_enough(text) -> None:
-    with pytest.raises(UserError, match=r"--data\.max_tokens 50 is too small for plain: .* Set at"):
+    with pytest.raises(UserError, match=r"`max_tokens=50` is too small for plain: .* Set at"):
         Numbers(max_tokens=50).attach(text).setup()
 
 
@@ -237,7 +237,7 @@ def test_without_a_tokenizer_the_error_says_how_to_give_one() -> None:
     [("batch_size", 0), ("num_workers", -1), ("seed", -1), ("max_tokens", 0), ("max_tokens", -1)],
 )
 def test_a_number_out_of_range_names_its_flag(flag: str, value: int) -> None:
-    with pytest.raises(UserError, match=rf"--data\.{flag} expects at least"):
+    with pytest.raises(UserError, match=f"`{flag}` expects at least"):
         Numbers(**{flag: value})
 
 
@@ -356,7 +356,7 @@ def test_a_run_without_held_out_texts_trains(text) -> None:
 
 def test_overfitting_a_batch_is_refused_with_what_to_do(text) -> None:
     trainer = Trainer(overfit_batches=1, enable_checkpointing=False, **SILENT)
-    with pytest.raises(UserError, match=r"--trainer\.limit_train_batches"):
+    with pytest.raises(UserError, match=r"`Trainer\(limit_train_batches=N\)`"):
         trainer.fit(Recorder(text), Numbers())
 
 

@@ -127,7 +127,7 @@ def test_a_users_own_file_has_named_columns(tmp_path: Path, tokenizer, kind: str
         [f"n{example.query[1:]}"],
     )
     for flag in columns:
-        with pytest.raises(UserError, match=rf"no column 'x'; .*--data\.{flag}"):
+        with pytest.raises(UserError, match=rf"no column 'x'; .*Set `{flag}`"):
             opened(E5(str(path), **{**columns, flag: "x"}), tokenizer)  # type: ignore[arg-type]
 
 
@@ -174,7 +174,7 @@ def test_a_real_data_set_on_disk_is_read_by_datasets(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("none", r"--data\.path .*none.* does not exist"),
+        ("none", r"`path='.*none'` does not exist"),
         ("a.txt", r"unknown extension.*\.jsonl"),
         ("empty", r"holds no file with examples.*\.jsonl"),
     ],
@@ -214,7 +214,7 @@ def test_bad_rows_are_reported_each_time(folder: Path, tokenizer, monkeypatch) -
 def test_a_task_without_an_instruction_says_so(folder: Path, tokenizer, tmp_path: Path) -> None:
     write(folder / "mine.jsonl", rows_of("mine"))
     data = opened(E5(str(folder), tasks=["mine"]), tokenizer)
-    assert data.tasks[0].notes == ["no instruction; give one by --data.instructions"]
+    assert data.tasks[0].notes == ["no instruction; give one in `instructions`"]
     (tmp_path / "table.yaml").write_text('mine: "find: "')
     data = opened(
         E5(str(folder), tasks=["mine"], instructions=str(tmp_path / "table.yaml")), tokenizer
@@ -261,9 +261,9 @@ def test_training_rows_that_are_validation_rows_are_left_out(tmp_path: Path, tok
     data = opened(E5(str(folder)), tokenizer)
     assert queries(data)["mine"] == {f"a q{i}" for i in range(40)} - {"a q3", "a q4"}
     assert len(data.tasks[0].validation) == 3
-    assert "2 training rows left out, which are validation rows too" in data.tasks[0].notes
+    assert "2 training rows left out: they are validation rows too" in data.tasks[0].notes
     write(folder / "dev.jsonl", rows_of("a"))
-    with pytest.raises(UserError, match=r"train\.jsonl: each of its rows is in .*dev\.jsonl"):
+    with pytest.raises(UserError, match=r"train\.jsonl: each of its rows is also in .*dev\.jsonl"):
         opened(E5(str(folder)), tokenizer)
 
 
@@ -289,12 +289,12 @@ def test_the_papers_rates_are_a_word(tmp_path: Path, tokenizer) -> None:
     ("option", "value"), [("max_negatives", -1), ("max_rows", 0), ("weights", {"nq": -1.0})]
 )
 def test_a_number_out_of_range_names_its_flag(folder: Path, option: str, value: object) -> None:
-    with pytest.raises(UserError, match=rf"--data\.{option}"):
+    with pytest.raises(UserError, match=f"`{option}`"):
         E5(str(folder), **{option: value})  # type: ignore[arg-type]
 
 
 def test_a_missing_path_says_what_is_expected() -> None:
-    with pytest.raises(UserError, match=r"--data\.path is missing.*folder"):
+    with pytest.raises(UserError, match=r"`path` is missing.*folder"):
         E5()
 
 

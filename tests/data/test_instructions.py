@@ -85,10 +85,10 @@ def test_a_users_table_adds_to_the_papers(tmp_path: Path) -> None:
 def test_a_table_of_another_form_is_a_clear_error(tmp_path: Path, content: str) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(content)
-    with pytest.raises(UserError, match=r"--data\.instructions .*mine\.yaml"):
+    with pytest.raises(UserError, match=r"`instructions.*mine\.yaml"):
         read_instructions(str(path))
 
 
 def test_a_table_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--data\.instructions .*none\.yaml cannot be read"):
+    with pytest.raises(UserError, match=r"`instructions='.*none\.yaml'` cannot be read"):
         read_instructions(str(tmp_path / "none.yaml"))

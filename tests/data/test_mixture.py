@@ -41,11 +41,11 @@ def test_parts_of_different_lengths_are_padded(two_files: list[str], tokenizer) 
 
 
 def test_no_parts_foreign_parts_and_streams_are_refused(two_files: list[str], tokenizer) -> None:
-    with pytest.raises(UserError, match=r"--data\.parts expects at least one"):
+    with pytest.raises(UserError, match="`parts` expects at least one"):
         Mixture([])
-    with pytest.raises(UserError, match=r"--data\.parts expects data modules of text blocks"):
+    with pytest.raises(UserError, match="`parts` expects data modules of text blocks"):
         Mixture([LightningDataModule()])
-    with pytest.raises(UserError, match="set streaming false"):
+    with pytest.raises(UserError, match="set `streaming=False`"):
         Mixture([Wikipedia(two_files[0], streaming=True)]).attach(tokenizer).setup()
 
 

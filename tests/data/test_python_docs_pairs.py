@@ -75,7 +75,7 @@ def test_batches_have_a_negative_per_query_and_an_instruction(docs, tokenizer) -
     assert batch["negative"]["query_index"].tolist() == list(range(8))
     assert next(data.text_batches()).query_instruction == "Find: "
     assert next(data.text_batches()).text_instruction == ""
-    with pytest.raises(UserError, match=r"--data\.max_negatives"):
+    with pytest.raises(UserError, match="`max_negatives`"):
         PythonDocsPairs(max_negatives=-1)
 
 

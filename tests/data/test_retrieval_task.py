@@ -83,13 +83,13 @@ def test_a_judgement_twice_is_one(folder):
         (
             "corpus.jsonl",
             '{"_id": "d1", "text": "again"}',
-            "line 5: the _id 'd1' is there a second",
+            "line 5: the _id 'd1' occurs a second",
         ),
-        ("queries.jsonl", '{"_id": "q1", "text": "again"}', "line 5: the _id 'q1' is there a sec"),
+        ("queries.jsonl", '{"_id": "q1", "text": "again"}', "line 5: the _id 'q1' occurs a second"),
         ("corpus.jsonl", '{"_id": "d9"}', "line 5: expected .*'_id' and 'text'.* keys _id"),
         ("corpus.jsonl", '["d9"]', "line 5: expected .*'_id' and 'text'.* keys none"),
         ("corpus.jsonl", '{"_id": "d9", "te', "line 5: broken JSON"),
-        ("qrels/test.tsv", "q1 d1 1", "line 6: expected three fields with tabs.* got 1"),
+        ("qrels/test.tsv", "q1 d1 1", "line 6: expected three fields separated by tabs.* got 1"),
         ("qrels/test.tsv", "q1\td1\thigh", "line 6: expected a whole number.*'high'"),
         ("qrels/test.tsv", "q1\td1\t0.5", "line 6: expected a whole number.*'0.5'"),
         ("qrels/test.tsv", "q1\td1\t1", "line 6 judges document 'd1' for query 'q1' a second"),
@@ -110,8 +110,8 @@ def test_a_bad_row_is_an_error_with_file_and_line(file, line, message, folder):
         ("qrels/test.tsv", "", "none is left of 0 judged and 4 known"),
         ("qrels/test.tsv", "x\ty\t1\n", "none is left of 1 judged and 4 known.*ids match"),
         ("qrels/test.tsv", "q1\td1\t0\n", "none is left of 1 judged"),
-        ("corpus.jsonl", None, r"corpus.jsonl is not there.* folder with corpus\.jsonl"),
-        ("qrels/test.tsv", None, r"test.tsv is not there.*splits found: none"),
+        ("corpus.jsonl", None, r"corpus.jsonl does not exist.* folder with corpus\.jsonl"),
+        ("qrels/test.tsv", None, r"test.tsv does not exist.*splits found: none"),
     ],
 )
 def test_a_folder_without_a_task_is_a_clear_error(file, content, message, folder):
@@ -145,5 +145,5 @@ def test_a_data_set_of_the_hub_in_mtebs_layout_is_the_same_task(folder, monkeypa
     assert (task.name, task.queries, task.relevant) == ("nature", local.queries, local.relevant)
     assert task.corpus.keys() == local.corpus.keys()
     assert task.notes == local.notes
-    with pytest.raises(UserError, match="hub did not give it.*'dev'"):
+    with pytest.raises(UserError, match="cannot be loaded from the hub.*'dev'"):
         RetrievalTask.from_hub("mteb/nature", split="dev")

@@ -74,7 +74,7 @@ def test_a_byte_order_mark_and_odd_line_separators_are_kept_out_and_in(tmp_path:
 
 def test_a_broken_byte_of_a_text_file_has_its_line(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", b"one\n\ncaf\xe9\nthree\n")
-    with pytest.raises(UserError, match=r"a\.txt line 3: .*broken UTF-8.*on_bad_row skip"):
+    with pytest.raises(UserError, match=r"a\.txt line 3: .*broken UTF-8.*`on_bad_row=\"skip\"`"):
         list(good_texts(path, "error"))
     assert list(good_texts(path)) == ["one", "three"]
 
@@ -113,13 +113,13 @@ def test_a_wrong_column_lists_those_that_exist(tmp_path: Path, name: str) -> Non
         pq.write_table(pa.table({"title": ["a"], "body": ["b"]}), path)
     else:
         write(path, '{"title": "a", "body": "b"}' if name == "a.jsonl" else "title,body\na,b\n")
-    with pytest.raises(UserError, match=r"no column 'text'; .*: title, body\. Set --data\.column"):
+    with pytest.raises(UserError, match=r"no column 'text'; .*: title, body\. Set `column`"):
         list(good_texts(path))
 
 
 def test_a_json_array_is_refused_with_what_to_do(tmp_path: Path) -> None:
     path = write(tmp_path / "a.json", '[\n{"text": "one"}\n]')
-    with pytest.raises(UserError, match="one JSON object a line"):
+    with pytest.raises(UserError, match="one JSON object per line"):
         list(good_texts(path))
 
 

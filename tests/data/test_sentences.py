@@ -43,7 +43,7 @@ def test_a_sentence_that_comes_again_is_left_out_and_counted(tmp_path: Path, tok
     path.write_text("\n".join([*SENTENCES, *SENTENCES[:7], SENTENCES[0].replace(" ", "  ")]))
     data = opened(WikipediaSentences(str(path)), tokenizer)
     assert sorted(texts(data, "train") + texts(data, "validation")) == sorted(SENTENCES)
-    assert data.tasks[0].notes == ["8 of 308 sentences left out, which came before"]
+    assert data.tasks[0].notes == ["8 of 308 sentences left out as repeated"]
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
@@ -77,7 +77,7 @@ def test_a_training_sentence_that_is_a_validation_sentence_is_left_out(
     data = opened(WikipediaSentences(str(tmp_path)), tokenizer)
     assert texts(data, "train") == SENTENCES[7:]
     assert len(texts(data, "validation")) == 7
-    assert data.tasks[0].notes == ["7 sentences left out, which are validation sentences too"]
+    assert data.tasks[0].notes == ["7 sentences left out: they are validation sentences too"]
 
 
 def test_bad_rows_are_counted_or_an_error(tmp_path: Path, tokenizer) -> None:
@@ -120,7 +120,7 @@ def test_real_sentences_are_read(shared_data: Path, tokenizer) -> None:
     path = str(shared_data / "wikipedia" / "wiki_sentences.txt")
     data = opened(WikipediaSentences(path, max_rows=5000), tokenizer)
     assert len(texts(data, "train")) + len(texts(data, "validation")) == 4999
-    assert data.tasks[0].notes == ["1 of 5,000 sentences left out, which came before"]
+    assert data.tasks[0].notes == ["1 of 5,000 sentences left out as repeated"]
 
 
 def test_sentences_of_held_out_names_are_in_validation_alone(docs, tokenizer) -> None:
@@ -141,7 +141,7 @@ def test_sentences_of_held_out_names_are_in_validation_alone(docs, tokenizer) ->
     everything = [s for d in data.docs.docstrings("train") for s in sentences_of(d.text)]
     repeated = [s for s in everything if s in set(held_out)]
     assert len(repeated) > 500
-    line = f"{len(repeated)} sentences left out, which are validation sentences too"
+    line = f"{len(repeated)} sentences left out: they are validation sentences too"
     assert task.notes == [line]
     assert len(task.train) == len(set(found))
     batch = next(iter(data.train_dataloader()))
@@ -155,5 +155,5 @@ def test_sentences_have_the_lengths_asked_for(docs) -> None:
     lengths = {len(sentence) for sentence in data.sentences("train")}
     assert lengths
     assert lengths <= {40, 41, 42}
-    with pytest.raises(UserError, match=r"--data\.min_length"):
+    with pytest.raises(UserError, match="`min_length`"):
         PythonDocsSentences(min_length=10, max_length=9)

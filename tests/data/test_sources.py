@@ -95,8 +95,8 @@ def test_files_that_are_not_read_are_named(tmp_path: Path, tokenizer, monkeypatc
         (folder / name).write_text("\n".join(f"{name} {i}" for i in range(50)))
     (folder / "train-3.txt.zst").write_bytes(b"")
     notes = [
-        "left out, their names have no split, but others say train: more.txt",
-        "left out, of an unknown kind: train-3.txt.zst",
+        "left out (no split in the name, while other names say train): more.txt",
+        "left out (unknown kind of file): train-3.txt.zst",
     ]
     assert LocalFiles(folder, "text").notes == notes
     shown: list[str] = []
@@ -116,5 +116,5 @@ def test_an_e5_folder_names_what_it_does_not_read(tmp_path: Path, tokenizer, mon
     shown: list[str] = []
     monkeypatch.setattr("llm2vec_pl.data.e5.rank_zero_info", shown.append)
     E5(str(tmp_path)).attach(TextTokenizer(tokenizer, 32)).setup()
-    line = "E5: left out, folders, or of an unknown kind: fever.jsonl.bz2, more"
+    line = "E5: left out (a folder, or an unknown kind of file): fever.jsonl.bz2, more"
     assert shown[-1] == line

@@ -162,7 +162,7 @@ def test_more_readers_than_began_are_refused_with_what_to_set(folder: Path, toke
     list(islice(first, 3))
     second = loader_of(folder, tokenizer, num_workers=3)
     second.load_state_dict(first.state_dict())
-    with pytest.raises(UserError, match=r"2 readers.*3 processes.*--data\.num_workers"):
+    with pytest.raises(UserError, match=r"2 readers.*3 processes.*`num_workers`"):
         next(iter(second))
 
 
@@ -260,7 +260,7 @@ def test_overfitting_a_stream_is_refused_with_what_to_do(folder: Path, tokenizer
     data = Wikipedia(str(folder), streaming=True).attach(tokenizer)
     data.trainer = Trainer(overfit_batches=1, logger=False, enable_checkpointing=False)
     data.setup()
-    with pytest.raises(UserError, match=r"--trainer\.limit_train_batches"):
+    with pytest.raises(UserError, match=r"`Trainer\(limit_train_batches=N\)`"):
         data.train_dataloader()
 
 

@@ -185,13 +185,13 @@ def test_another_task_does_not_change_the_rows_of_an_epoch() -> None:
     [
         ([1, 90, 111], 1, r"least 2 of its .* largest have 90 and 111 tokens\. Set at least 201,"),
         ([1, 90, 201], 2, r"least 1 of its .* largest have 201 tokens\. Set at least 201,"),
-        ([201], 1, r"Set at least 201, or a smaller --encoder\.max_length"),
+        ([201], 1, r"Set at least 201, or a smaller `encoder\.max_length`"),
     ],
 )
 def test_examples_too_large_for_the_budget_are_an_error(
     lengths: list[int], world_size: int, complaint: str
 ) -> None:
-    with pytest.raises(UserError, match=r"^--data\.max_tokens 200 is too small for task0.*") as at:
+    with pytest.raises(UserError, match=r"^`max_tokens=200` is too small for task0.*") as at:
         epoch_of(tasks_of([lengths]), 200, world_size)
     at.match(complaint)
 
@@ -261,7 +261,7 @@ def test_the_middle_of_an_epoch_with_other_batches_is_refused(change: dict[str, 
     list(islice(loader, 2))
     other = loader_of(**change)
     other.load_state_dict(loader.state_dict())
-    want = r"middle of an epoch with .*--data\.batch_size 32, --data\.max_tokens \d+ and 1 device\."
+    want = r"middle of an epoch with .*`batch_size=32`, `max_tokens=\d+` and 1 device\."
     with pytest.raises(UserError, match=want):
         next(iter(other))
 
@@ -271,7 +271,7 @@ def test_the_middle_of_an_epoch_without_a_budget_does_not_go_on_with_one() -> No
     list(islice(loader, 2))
     other = loader_of()
     other.load_state_dict(loader.state_dict())
-    with pytest.raises(UserError, match=r"max tokens 0, but now it is 900\. .*no --data\.max_tok"):
+    with pytest.raises(UserError, match=r"max tokens 0, but now it is 900\. .*no `max_tokens`"):
         next(iter(other))
 
 

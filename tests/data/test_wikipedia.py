@@ -257,7 +257,7 @@ def test_without_a_tokenizer_the_error_says_how_to_give_one(folder: Path) -> Non
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("missing.txt", None, r"--data\.path .*missing\.txt.* does not exist"),
+        ("missing.txt", None, r"`path='.*missing\.txt'` does not exist"),
         ("a.docx", "x", r"unknown extension.*\.txt"),
         ("a.txt", "\n\n", "no text to train on"),
         ("a.jsonl", "", "no text to train on"),
@@ -282,7 +282,7 @@ def test_an_empty_folder_and_one_of_several_kinds_are_clear_errors(tmp_path: Pat
 
 
 def test_a_number_out_of_range_names_its_flag() -> None:
-    with pytest.raises(UserError, match=r"--data\.batch_size expects at least 1, but got 0"):
+    with pytest.raises(UserError, match="`batch_size` expects at least 1, but got 0"):
         Wikipedia(batch_size=0)
 
 
@@ -309,7 +309,7 @@ def test_a_hub_data_set_that_cannot_be_had_is_a_clear_error(
 
     monkeypatch.setattr("datasets.load_dataset", offline)
     source = open_source("some/data", None, "text", streaming=False)
-    with pytest.raises(UserError, match=r"no local file or folder, and the hub.*offline"):
+    with pytest.raises(UserError, match=r"not a local file.* loaded from the hub.*offline"):
         next(source.rows("train"))
 
 
@@ -333,7 +333,7 @@ def test_blocks_have_the_encoders_length_unless_another_is_given_which_is_said(
         data = Wikipedia(str(folder), max_length=given, streaming=streaming)
         data.attach(encoder).setup()  # type: ignore[arg-type]
         assert {len(row) for row in rows_of(data.train_dataloader())} == {length}
-        said = "--data.max_length; --encoder.max_length is 24" in "".join(shown)
+        said = "`data.max_length`; `encoder.max_length` is 24" in "".join(shown)
         assert said == (length != 24)
         shown.clear()
 

@@ -157,12 +157,18 @@ def test_pythons_documentation_is_the_default_and_is_read_late(monkeypatch, llam
     [
         (
             lambda: STSEvaluation("no/such/file.jsonl"),
-            r"--trainer\.callbacks\.path: .*does not exist",
+            "`STSEvaluation.path`: .*does not exist",
         ),
-        (lambda: RetrievalEvaluation("./nowhere"), r"--trainer\.callbacks\.path: .*corpus\.jsonl"),
-        (lambda: STSEvaluation("x.jsonl", limit=1), r"callbacks\.limit expects at least 2.* got 1"),
-        (lambda: RetrievalEvaluation(limit=0), r"callbacks\.limit expects at least 1"),
-        (lambda: RetrievalEvaluation(batch_size=0), r"callbacks\.batch_size expects at least 1"),
+        (lambda: RetrievalEvaluation("./nowhere"), r"`RetrievalEvaluation.path`: .*corpus\.jsonl"),
+        (
+            lambda: STSEvaluation("x.jsonl", limit=1),
+            "`STSEvaluation.limit` expects at least 2.* got 1",
+        ),
+        (lambda: RetrievalEvaluation(limit=0), "`RetrievalEvaluation.limit` expects at least 1"),
+        (
+            lambda: RetrievalEvaluation(batch_size=0),
+            "`RetrievalEvaluation.batch_size` expects at least 1",
+        ),
     ],
 )
 def test_a_wrong_option_is_an_error_at_construction(make, message):

@@ -148,7 +148,7 @@ def test_a_data_set_that_cannot_be_had_is_a_clear_error(monkeypatch):
         raise ConnectionError("offline")
 
     monkeypatch.setattr("datasets.load_dataset", offline)
-    with pytest.raises(UserError, match=r"no local file or folder, and the hub.*'dev'\): offline"):
+    with pytest.raises(UserError, match=r"not a local file.* the hub.*'dev'\): offline"):
         STSTask.read("some/data", split="dev")
 
 

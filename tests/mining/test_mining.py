@@ -110,7 +110,7 @@ def test_texts_of_other_rows_are_candidates_and_equal_texts_are_one():
     assert found.negatives[1] == ["40 other", "30 positive"]
     assert found.negatives[2] == ["85 other"]
     assert found.counts["candidates"] == 3
-    assert found.counts["texts left out that are equal to a candidate"] == 4
+    assert found.counts["duplicate texts left out"] == 4
 
 
 def test_the_query_itself_is_not_its_negative():
@@ -159,23 +159,23 @@ def test_the_summary_counts_all_that_was_left_out():
     found = mine(Degrees(), rows, rules, CORPUS)
     assert found.negatives == [["40 other", "50 other"], ["60 other", "50 other"]]
     lines = "\n".join(found.summary(rules))
-    assert "2 queries\n8 candidates\n1 texts left out that are equal" in lines
+    assert "2 queries\n8 candidates\n1 duplicate texts left out" in lines
     assert "3 near candidates left out by max_score" in lines
     positive, negative = (cos(30) + cos(9)) / 2, (cos(40) + cos(50) + cos(29) + cos(39)) / 4
     assert f"{positive:.3f} of the positives, {negative:.3f} of the negatives" in lines
     none = mine(Degrees(), rows, Rules(max_score=-1.0), CORPUS)
     summary = "\n".join(none.summary(Rules(max_score=-1.0)))
-    assert "0 negatives for 2 rows; 2 rows have fewer than 3, 2 of them none" in summary
-    assert "raise --range_max, now 30" in summary
+    assert "0 negatives for 2 rows; 2 rows have fewer than 3, and 2 of these have none" in summary
+    assert "raise `range_max`, now 30" in summary
 
 
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ({"num_negatives": 0}, "--num_negatives is at least 1"),
-        ({"range_min": -1}, "--range_min at least 0"),
-        ({"range_min": 5, "range_max": 7}, "--range_max 7 leaves fewer than 3.*Raise it to 8"),
-        ({"min_score": 0.5, "max_score": 0.2}, "--min_score 0.5 is above --max_score 0.2"),
+        ({"num_negatives": 0}, "`num_negatives` is at least 1"),
+        ({"range_min": -1}, "`range_min` at least 0"),
+        ({"range_min": 5, "range_max": 7}, "`range_max=7` leaves fewer than 3.*Raise it to 8"),
+        ({"min_score": 0.5, "max_score": 0.2}, "`min_score=0.5` is above `max_score=0.2`"),
     ],
 )
 def test_rules_that_leave_nothing_are_clear_errors(rules, message):

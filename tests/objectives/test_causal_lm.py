@@ -32,7 +32,7 @@ def test_the_loss_is_that_of_transformers(encoder):
 
 
 def test_a_bidirectional_encoder_is_refused(llama_folder):
-    with pytest.raises(UserError, match="--encoder.bidirectional false"):
+    with pytest.raises(UserError, match="Set `bidirectional=False`"):
         CausalLM(Encoder(llama_folder))
 
 

@@ -155,7 +155,7 @@ def test_simcse_sees_two_views_of_a_sentence(llama_folder):
 
 def test_simcse_without_dropout_is_an_error(encoder):
     view = tokens(encoder, QUERIES)
-    with pytest.raises(UserError, match=r"Set --encoder.attention_dropout 0\.3"):
+    with pytest.raises(UserError, match=r"Set `attention_dropout=0\.3`"):
         loaded(encoder).loss({"query": view, "positive": view})
 
 
@@ -169,7 +169,7 @@ def test_rounding_makes_no_views_of_a_sentence(llama_folder, dtype, options):
     module.configure_model()
     forward = encoder.forward
     encoder.forward = lambda batch: forward(batch) * (1 + 0.01 * noise(len(batch["input_ids"])))
-    with pytest.raises(UserError, match=r"Set --encoder.attention_dropout 0\.3"):
+    with pytest.raises(UserError, match=r"Set `attention_dropout=0\.3`"):
         module.loss({"query": view, "positive": view})
 
 
@@ -227,10 +227,10 @@ def test_training_brings_pairs_together(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": 0.0}, "--model.temperature is above 0, but got 0.0"),
-        ({"temperature": 0.005, "learn_temperature": True}, "learns one of at least 0.01"),
-        ({"chunk_size": 0}, "--model.chunk_size is at least 1 text"),
-        ({"symmetric": True, "in_batch_negatives": False}, "--model.symmetric true"),
+        ({"temperature": 0.0}, "`temperature` is above 0, but got 0.0"),
+        ({"temperature": 0.005, "learn_temperature": True}, "a `temperature` of at least 0.01"),
+        ({"chunk_size": 0}, "`chunk_size` is at least 1 text"),
+        ({"symmetric": True, "in_batch_negatives": False}, "`symmetric=True`"),
         ({"matryoshka_dims": [16, 64]}, "the embedding's size, 32, but got"),
     ],
 )
@@ -278,5 +278,5 @@ def test_a_batch_without_a_negative_needs_those_of_the_batch(encoder):
     batch = contrastive_batch(encoder)
     assert module.loss(batch).isfinite()
     del batch["negative"]
-    with pytest.raises(UserError, match="Set --model.in_batch_negatives true"):
+    with pytest.raises(UserError, match="Set `in_batch_negatives=True`"):
         module.loss(batch)

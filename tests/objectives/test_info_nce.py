@@ -188,9 +188,9 @@ def test_a_missing_positive_is_an_error():
 
 def test_nothing_to_tell_a_query_from_is_an_error():
     queries, positives, negatives = texts()
-    with pytest.raises(ValueError, match="nothing to tell the queries from"):
+    with pytest.raises(ValueError, match="nothing to compare the queries with"):
         info_nce(queries, positives, in_batch=False)
-    with pytest.raises(ValueError, match="query_index of each negative"):
+    with pytest.raises(ValueError, match="`query_index` for each negative"):
         info_nce(queries, positives, negatives, in_batch=False)
-    with pytest.raises(ValueError, match="needs in_batch"):
+    with pytest.raises(ValueError, match="needs `in_batch=True`"):
         info_nce(queries, positives, in_batch=False, symmetric=True)

@@ -76,7 +76,7 @@ def test_simcse_on_an_opened_encoder_sees_two_views(llama_folder):
 
 @pytest.mark.parametrize("kind", [Contrastive, OwnStart])
 def test_simcse_without_dropout_is_refused_on_an_opened_encoder(llama_folder, kind):
-    with pytest.raises(UserError, match=r"Set --encoder.attention_dropout 0\.3"):
+    with pytest.raises(UserError, match=r"Set `attention_dropout=0\.3`"):
         fit(opened(llama_folder, kind, lora_dropout=0.0))
 
 

@@ -55,7 +55,10 @@ def test_a_state_that_is_numbered_already_stays_as_it_is():
     [
         (lambda state: state.pop("weight"), "it lacks weight"),
         (lambda state: state.update(other=torch.ones(1)), "it has other, which is not trained"),
-        (lambda state: state.update(weight=torch.ones(4, 2)), r"weight is \(4, 2\) in it and"),
+        (
+            lambda state: state.update(weight=torch.ones(4, 2)),
+            r"weight has shape \(4, 2\) in it and",
+        ),
     ],
 )
 def test_the_weights_of_another_model_are_refused(change, expected):

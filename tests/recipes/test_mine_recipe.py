@@ -63,7 +63,7 @@ def test_incomplete_rows_are_dropped_by_flag_and_counted(llama_folder, pairs, tm
         --min_score 2 --drop_incomplete true --corpus more.txt"""
     (tmp_path / "more.txt").write_text("one more\na red green thing\n")
     printed = run(*flags.split(), cwd=tmp_path)
-    assert "43 candidates\n1 texts left out that are equal to a candidate" in printed
+    assert "43 candidates\n1 duplicate texts left out" in printed
     assert "42 rows dropped" in printed
     assert (tmp_path / "out.jsonl").read_text() == ""
 

@@ -53,7 +53,7 @@ def test_a_run_does_not_go_on_with_another_base(trained, tmp_path):
         if not refused:
             trainer.fit(objective, small_data(tmp_path), ckpt_path=last)
             continue
-        with pytest.raises(UserError, match=r"--resume: the checkpoint was trained on .*/mntp/"):
+        with pytest.raises(UserError, match=r"`ckpt_path`: the checkpoint was trained on .*/mntp/"):
             trainer.fit(objective, small_data(tmp_path), ckpt_path=last)
 
 

@@ -71,7 +71,7 @@ def test_another_decoder_has_the_embedded_data_and_the_recipes_numbers(
     assert type(command.datamodule) is PythonDocsPairs
     assert command.datamodule.batch_size == 32
     assert (command.model.learning_rate, command.trainer.max_steps) == (5e-5, 1000)
-    assert said[0].endswith("the recipe's numbers")
+    assert said[0].endswith("the recipe's own settings")
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_two_lengths_that_differ_are_said(recipe, monkeypatch: pytest.MonkeyPatc
     said: list[str] = []
     monkeypatch.setattr("llm2vec_pl.data.text_blocks.rank_zero_info", said.append)
     command.datamodule.attach(command.model.encoder).setup()
-    assert "blocks of 64 tokens (--data.max_length; --encoder.max_length is 128)" in said[-1]
+    assert "blocks of 64 tokens (`data.max_length`; `encoder.max_length` is 128)" in said[-1]
 
 
 def test_a_decoder_that_a_file_names_has_the_recipes_numbers(
@@ -145,7 +145,7 @@ def test_a_decoder_that_a_file_names_has_the_recipes_numbers(
     command, said = recipe("mntp", "--encoder", str(tmp_path / "encoder.yaml"))
     assert type(command.datamodule) is PythonDocs
     assert (command.model.learning_rate, command.trainer.max_steps) == (5e-5, 1000)
-    assert said[0].endswith("the recipe's numbers")
+    assert said[0].endswith("the recipe's own settings")
 
 
 def test_the_newest_run_of_another_decoder_has_the_recipes_numbers(

@@ -43,9 +43,9 @@ def tokenise(
     Args:
         texts: read once, and no further ahead than a few calls.
         tokenizer: a fast tokenizer.
-        num_proc: processes; 1 tokenises here, where the tokenizer may use several threads.
+        num_proc: number of processes; 1 tokenises in this one, where the tokenizer may use threads.
         texts_per_call: texts that the tokenizer gets at once.
-        control_tokens: let control tokens that are spelled out in a text be such.
+        control_tokens: read control tokens that are spelled out in a text as control tokens.
     """
     calls = _calls(texts, texts_per_call)
     if num_proc <= 1:
@@ -73,7 +73,7 @@ def _calls(texts: Iterable[str], texts_per_call: int) -> Iterator[list[str]]:
 def tokens_and_lengths(
     tokenizer: PreTrainedTokenizerFast, texts: list[str], control_tokens: bool = False
 ) -> tuple[Tokens, NDArray[np.int64]]:
-    """The tokens of texts as one stream, and how many each has, (texts,)."""
+    """The tokens of texts as one stream, and the number of tokens of each, (texts,)."""
     options: dict[str, Any] = {
         "add_special_tokens": True,
         "split_special_tokens": not control_tokens,
@@ -108,10 +108,10 @@ def _stream_in_worker(texts: list[str]) -> Tokens:
 
 
 def pack(stream: Iterable[Tokens], max_length: int) -> Iterator[Tokens]:
-    """Blocks of exactly `max_length` tokens, without a gap; the last holds what is left.
+    """Blocks of exactly `max_length` tokens, without gaps; the last block holds the rest.
 
     Args:
-        stream: arrays of tokens of any lengths; they are joined.
+        stream: arrays of tokens of any length; they are joined.
         max_length: tokens per block.
     """
     rest: Tokens = np.empty(0, np.uint16)
@@ -125,9 +125,9 @@ def pack(stream: Iterable[Tokens], max_length: int) -> Iterator[Tokens]:
 
 
 def write_blocks(blocks: Iterable[Tokens], path: Path) -> None:
-    """Writes blocks as an Arrow file of one list column `input_ids`, in 2 or 4 bytes a token.
+    """Writes blocks as an Arrow file with one list column, `input_ids`, in 2 or 4 bytes per token.
 
-    It is the file that `datasets.Dataset.from_file` opens.
+    `datasets.Dataset.from_file` opens it.
     """
     import pyarrow as pa
 
@@ -179,7 +179,7 @@ class Blocks(Dataset["Tokens"]):
         return sum(map(len, self._tokens))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Blocks, (self.path,)  # a loader's worker maps the file again
+        return Blocks, (self.path,)  # a loader's worker maps the file itself
 
 
 def collate_blocks(blocks: list[Tokens], pad_token_id: int) -> dict[str, Tensor]:

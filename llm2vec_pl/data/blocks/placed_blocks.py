@@ -1,4 +1,4 @@
-"""Blocks that know where in the text they begin, so that a stream can begin there again."""
+"""Blocks that know where in the text they begin, so that a stream can continue from there."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
     from llm2vec_pl.data.blocks.blocks import Tokens
 
-_TEXTS_PER_CALL = 64  # few, so that the first batch comes soon and little is in memory
+_TEXTS_PER_CALL = 64  # few, for a quick first batch and little memory
 _CHARACTERS_PER_CALL = 1_000_000
 
 
 class Cursor(NamedTuple):
     """A place in a stream of blocks that are shuffled in groups."""
 
-    row: int = 0  # that the group begins in
-    offset: int = 0  # tokens of the row that come before the group
-    handed_out: int = 0  # blocks of the group
+    row: int = 0  # in which the group begins
+    offset: int = 0  # tokens of the row before the group
+    handed_out: int = 0  # blocks of the group so far
 
 
 class PlacedBlock(NamedTuple):
@@ -43,17 +43,17 @@ def placed_blocks(
     offset: int = 0,
     control_tokens: bool = False,
 ) -> Iterator[PlacedBlock]:
-    """Blocks of exactly `max_length` tokens, without a gap; the last holds what is left.
+    """Blocks of exactly `max_length` tokens, without gaps; the last block holds the rest.
 
     Args:
         texts: each with its row; read no further ahead than one tokenizer call.
         tokenizer: a fast tokenizer.
         max_length: tokens per block.
         offset: tokens of the first text to leave out.
-        control_tokens: let control tokens that are spelled out in a text be such.
+        control_tokens: read control tokens that are spelled out in a text as control tokens.
     """
     tokens: Tokens = np.empty(0, np.uint16)  # not yet in a block
-    rows, starts = np.empty(0, np.int64), np.empty(0, np.int64)  # of the texts they are of
+    rows, starts = np.empty(0, np.int64), np.empty(0, np.int64)  # of their texts
     for call in _calls(texts):
         more, lengths = tokens_and_lengths(tokenizer, [text for _, text in call], control_tokens)
         ends = np.cumsum(lengths)
@@ -91,14 +91,14 @@ def _calls(texts: Iterable[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
 def shuffled_in_groups(
     blocks: Iterator[PlacedBlock], group_size: int, seed: str, handed_out: int = 0
 ) -> Iterator[tuple[Tokens, Cursor]]:
-    """All blocks, each with the cursor behind it; groups of consecutive ones are shuffled.
+    """All blocks, each with the cursor after it; groups of consecutive blocks are shuffled.
 
-    Two groups are in memory: while one is handed out the next is made, block by block.
+    Two groups are in memory: while one is handed out, the next is filled block by block.
 
     Args:
         blocks: in the order of the text, from the beginning of a group.
-        group_size: blocks; 1 keeps the order.
-        seed: of the shuffling, which is a function of it and of the place of a group.
+        group_size: blocks per group; 1 keeps the order.
+        seed: seed of the shuffling, which is a function of it and of the group's place.
         handed_out: blocks of the first group to leave out.
     """
     group = list(islice(blocks, group_size))

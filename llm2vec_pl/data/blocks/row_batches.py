@@ -15,18 +15,19 @@ from llm2vec_pl.data.resuming import ResumableBatchSampler
 class RowBatchSampler(ResumableBatchSampler):
     """Names batches of rows. Positions are rows of the epoch's order.
 
-    The order depends on seed and epoch alone. A global batch is the next `batch_size * world_size`
-    rows of it, of which each rank takes every n-th: an epoch can go on with another batch size or
-    number of ranks at the very row where it stopped. Each row comes once an epoch; where the last
-    global batch has fewer rows than ranks, some ranks repeat one of it, so that all have a batch.
+    The order depends only on seed and epoch. A global batch is the next `batch_size * world_size`
+    rows in that order, and each rank takes every n-th of them: an epoch can continue with another
+    batch size or number of ranks at the very row where it stopped. Each row comes once per epoch.
+    If the last global batch has fewer rows than ranks, some ranks repeat a row, so that all have
+    a batch.
 
     Args:
-        dataset: of the rows.
+        dataset: the rows.
         batch_size: rows per batch and rank.
-        rank: of this process.
-        world_size: processes that train.
-        seed: of the order.
-        shuffle: draw the order anew each epoch; otherwise it is that of the data set.
+        rank: rank of this process.
+        world_size: number of processes that train.
+        seed: seed of the order.
+        shuffle: draw a new order each epoch; otherwise keep that of the data set.
     """
 
     def __init__(
@@ -65,14 +66,14 @@ class RowBatchSampler(ResumableBatchSampler):
 
 
 class RepeatedRows(list[Any]):
-    """Rows that are another rank's too: in validation they count there alone."""
+    """Rows that another rank has too: in validation they count only there."""
 
 
 class RowsOf(Dataset[list[Any]]):
     """The rows that a batch names.
 
     Args:
-        dataset: that has them.
+        dataset: the data set with the rows.
     """
 
     def __init__(self, dataset: Dataset[Any]) -> None:

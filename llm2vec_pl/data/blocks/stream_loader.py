@@ -1,4 +1,4 @@
-"""Loads a stream's batches, and knows how far each of its readers has come."""
+"""Loads a stream's batches, and keeps track of how far each reader has come."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from llm2vec_pl.errors import UserError
 
 
 class StreamLoader(ResumableLoader):
-    """Loads batches from a stream, and goes on in the middle of an epoch.
+    """Loads batches from a stream, and can continue in the middle of an epoch.
 
-    A position is the cursor behind the last batch of each reader, and whose turn it is. Each
-    process knows its own readers only: `state_dict` gathers them all, so all ranks must call it,
-    as Lightning does. All ranks give as many batches.
+    A position is the cursor after the last batch of each reader, and whose turn it is. Each process
+    knows only its own readers: `state_dict` gathers them all, so all ranks must call it, as
+    Lightning does. All ranks give the same number of batches.
 
     Args:
         dataset: the stream.
-        rank: of this process.
-        world_size: processes that read.
-        num_workers: processes that read, tokenise and pack for each of them.
-        progress: of the training that the batches are for.
+        rank: rank of this process.
+        world_size: number of ranks.
+        num_workers: processes that read, tokenise and pack for each rank.
+        progress: progress of the training that uses the batches.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class StreamLoader(ResumableLoader):
             yield batch, {"cursors": cursors, "turns": [following], "readers": readers}
 
     def _until_all_end(self, turns: Iterator[Turn]) -> Iterator[Turn]:
-        """The turns of this rank, and repeated batches until all ranks have come to their end."""
+        """The turns of this rank, then repeated batches until all ranks have come to their end."""
         batch = self.stream.collate([np.zeros(2, np.int64)])  # a rank may have none at all
         while any(_ranks_with(turn := next(turns, None))):
             batch = turn.batch if turn else Repeated(batch)
@@ -121,12 +121,12 @@ class StreamLoader(ResumableLoader):
         return (
             f"The checkpoint is from the middle of an epoch that {readers:,} readers stream "
             f"together, one for each worker of each device, but now there are {self.processes:,} "
-            f"processes, which cannot take equal numbers of them. Set --data.num_workers so that "
-            f"times the number of devices it is {readers:,}, or divides it."
+            f"processes, which cannot share them equally. Set `num_workers` so that its product "
+            f"with the number of devices is {readers:,}, or divides it."
         )
 
     def _position(self, cursors: dict[int, Any], turn: int) -> dict[str, Any]:
-        """That of this rank: its readers in order, beginning with the one whose turn it is."""
+        """The position of a rank: its readers in order, beginning with the one whose turn it is."""
         readers = len(cursors)
         mine = [(turn + i) % readers for i in range(0, readers, self.world_size)]
         return {
@@ -137,15 +137,15 @@ class StreamLoader(ResumableLoader):
 
 
 def _until_one_ends(turns: Iterator[Turn], is_whole: bool) -> Iterator[Turn]:
-    """The turns of this rank, until one has come to its end: each step needs all of them.
+    """The turns of this rank, until one rank has come to its end: each step needs all ranks.
 
     Args:
-        turns: of this rank.
-        is_whole: whether the epoch begins here: one without any batch would be followed by another,
-            for good.
+        turns: the turns of this rank.
+        is_whole: whether this is a whole epoch from its beginning: without any batch, it would be
+            followed by another empty one, for ever.
 
     Raises:
-        UserError: a whole epoch has no batch for each rank.
+        UserError: if a whole epoch does not have a batch for each rank.
     """
     while any(having := _ranks_with(turn := next(turns, None))) or is_whole:
         if not all(having):
@@ -153,7 +153,7 @@ def _until_one_ends(turns: Iterator[Turn], is_whole: bool) -> Iterator[Turn]:
                 raise _too_little(having)
             rank_zero_info(
                 f"The stream's epoch ends: rank {having.index(False)} has come to the end of its "
-                "share. What is left of the other ranks' is left out."
+                "share. The rest of the other ranks' shares is left out."
             )
             return
         assert turn is not None
@@ -163,16 +163,16 @@ def _until_one_ends(turns: Iterator[Turn], is_whole: bool) -> Iterator[Turn]:
 
 def _too_little(having: list[bool]) -> UserError:
     if not any(having):
-        return UserError("--data.path: the stream holds no text to train on.")
+        return UserError("`path`: the stream holds no text to train on. Give another source.")
     return UserError(
-        f"--data.path: the stream is too short for {len(having)} devices: it has no text for rank "
-        f"{having.index(False)}. Give more text, or fewer --trainer.devices, or set "
-        "--data.streaming false."
+        f"`path`: the stream is too short for {len(having)} devices: it has no text for rank "
+        f"{having.index(False)}. Give more text, train on fewer devices (`Trainer(devices=N)`), or "
+        "set `streaming=False`."
     )
 
 
 def _ranks_with(turn: Turn | None) -> list[bool]:
-    """Of each rank, whether it has a turn; from host to host, so all ranks must ask."""
+    """Whether each rank has a turn; the hosts exchange this, so all ranks must ask."""
     return [bool(count) for (count,) in row_counts([turn] if turn else [])]
 
 

@@ -20,32 +20,32 @@ if TYPE_CHECKING:
 
 
 class Turn(NamedTuple):
-    """What a reader gives when it is its turn."""
+    """What a reader gives on its turn."""
 
     reader: int
-    cursor: Cursor  # behind the batch
-    batch: Any  # None where the reader has come to its end
+    cursor: Cursor  # after the batch
+    batch: Any  # None if the reader has come to its end
 
 
 class StreamedBlocks(IterableDataset[Turn]):
-    """Batches of blocks of one split, made on the way, of one rank's readers in turn.
+    """Batches of blocks of one split, made on the fly by one rank's readers in turn.
 
-    With `n` readers each reads every n-th row, so that none is lost or read twice, and packs a
-    stream of its own. There are as many readers as ranks times workers; an epoch that was begun
-    with more goes on with as many, several of them in one process.
+    With `n` readers, each reads every n-th row, so that none is lost or read twice, and packs its
+    own stream. There are as many readers as ranks times workers; an epoch that began with more
+    readers keeps their number, with several in one process.
 
-    Ranks may end some blocks apart; `StreamLoader` keeps them in step.
+    Ranks may end a few blocks apart; `StreamLoader` keeps them in step.
 
     Args:
-        texts: of the data set.
-        split: the one to read.
+        texts: the texts of the data set.
+        split: the split to read.
         tokenizer: a fast tokenizer.
         max_length: tokens per block.
         batch_size: blocks per batch; a reader's last one may be smaller.
         collate: makes a batch of blocks.
-        shuffle_buffer: consecutive blocks that are shuffled; 0 keeps the order.
-        seed: of the shuffling, which is a function of seed, epoch and reader.
-        control_tokens: let control tokens that are spelled out in a text be such.
+        shuffle_buffer: number of consecutive blocks that are shuffled; 0 keeps the order.
+        seed: seed of the shuffling, which is a function of seed, epoch and reader.
+        control_tokens: read control tokens that are spelled out in a text as control tokens.
     """
 
     def __init__(
@@ -77,11 +77,11 @@ class StreamedBlocks(IterableDataset[Turn]):
         self.epoch = epoch
 
     def begin(self, cursors: dict[int, Cursor], readers: int) -> None:
-        """Says where the next pass begins.
+        """Sets where the next pass begins.
 
         Args:
-            cursors: of this rank's readers, in the order of their turns.
-            readers: of all ranks.
+            cursors: cursors of this rank's readers, in the order of their turns.
+            readers: number of readers of all ranks.
         """
         self.cursors = cursors
         self.readers = readers
@@ -100,7 +100,7 @@ class StreamedBlocks(IterableDataset[Turn]):
                 ended.add(reader)
             if len(ended) == len(batches):
                 return
-            yield turn or Turn(reader, Cursor(), None)  # a turn is passed, so that all keep theirs
+            yield turn or Turn(reader, Cursor(), None)  # passes, so that the order of turns is kept
 
     def _batches(self, reader: int, cursor: Cursor) -> Iterator[Turn]:
         shard = Shard(reader, self.readers, start=cursor.row)

@@ -1,4 +1,4 @@
-"""Batches of examples: one task each across all ranks, texts of like length, exact on resuming."""
+"""Batches of one task each across all ranks, with texts of similar length; they resume exactly."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Rows = NDArray[np.int64]
 
-BATCHES_PER_WINDOW = 50  # examples are sorted by length in windows of so many batches
+BATCHES_PER_WINDOW = 50  # examples are sorted by length within windows of this many batches
 
 
 class TaskBatch(NamedTuple):
@@ -30,7 +30,7 @@ class TaskBatch(NamedTuple):
 
 
 class TaskRows(NamedTuple):
-    """What a sampler needs to know of a task."""
+    """What a sampler needs to know about a task."""
 
     name: str
     lengths: Rows  # characters of each example, or its tokens
@@ -40,8 +40,8 @@ class TaskRows(NamedTuple):
 def rows_of_epoch(task: TaskRows, seed: int, epoch: int) -> Rows:
     """The rows that an epoch uses, in random order.
 
-    The epochs walk through one shuffled pass after the other: with a weight of 0.1 ten epochs use
-    each row once, with a weight of 2 each epoch uses each row twice.
+    The epochs walk through one shuffled pass after another: with a weight of 0.1, ten epochs use
+    each row once; with a weight of 2, each epoch uses each row twice.
     """
     size = len(task.lengths)
     count = _rows_per_epoch(task)
@@ -53,24 +53,24 @@ def rows_of_epoch(task: TaskRows, seed: int, epoch: int) -> Rows:
 
 
 def passes_of_epoch(size: int, count: int, epoch: int) -> tuple[range, int]:
-    """The passes that an epoch walks through, and how much of the first came in epochs before.
+    """The passes that an epoch walks through, and how much of the first earlier epochs used.
 
     Args:
-        size: things in a pass.
-        count: things that an epoch uses.
-        epoch: its number.
+        size: items in a pass.
+        count: items that an epoch uses.
+        epoch: number of the epoch.
     """
     first, skipped = divmod(epoch * count, size)
     return range(first, (epoch * count + count - 1) // size + 1), skipped
 
 
 def pass_generator(task: TaskRows, seed: int, number: int) -> np.random.Generator:
-    """What the order of one pass through a task is drawn by."""
+    """The generator that draws the order of one pass through a task."""
     return np.random.default_rng([seed, text_id(task.name), number])
 
 
 def per_epoch(size: int, weight: float) -> int:
-    """How many of so many things an epoch uses: one at least, where it uses any."""
+    """How many of `size` items an epoch uses: at least one, unless there are none to use."""
     return max(1, round(size * weight)) if size and weight > 0 else 0
 
 
@@ -81,20 +81,20 @@ def _rows_per_epoch(task: TaskRows) -> int:
 class TaskBatchSampler(ResumableBatchSampler):
     """Draws batches of one task each. Positions are numbers of global batches.
 
-    Each rank takes every n-th row of a global batch, so that all have a share of the same task and
-    of like lengths, as many batches, and numbers of rows that differ by one at most. What is left
-    of a task makes a smaller batch where each rank gets a row of it and there are two at least;
-    otherwise it is left out of the epoch, another rest each time.
+    Each rank takes every n-th row of a global batch: all ranks have rows of the same task and of
+    similar lengths, the same number of batches, and numbers of rows that differ by at most one. The
+    rest of a task makes a smaller batch if it has at least two rows and one for each rank;
+    otherwise it is left out of the epoch, with other rows each time.
 
     Args:
-        dataset: that reads the batches.
-        tasks: in the dataset's order.
+        dataset: the data set that reads the batches.
+        tasks: the tasks, in the data set's order.
         batch_size: examples per batch and rank.
-        rank: of this process.
-        world_size: processes that train.
-        seed: of the order.
-        shuffle: draw anew each epoch, by the tasks' weights; otherwise each row is used once, in
-            the same order always.
+        rank: rank of this process.
+        world_size: number of processes that train.
+        seed: seed of the order.
+        shuffle: draw a new order each epoch, by the tasks' weights; otherwise each row is used
+            once, always in the same order.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class TaskBatchSampler(ResumableBatchSampler):
 
     @property
     def left_over(self) -> dict[str, int]:
-        """Rows of each task that an epoch leaves out, where there are any."""
+        """The number of rows of each task that an epoch leaves out, if any."""
         rows = {task.name: _rows_per_epoch(task) % self.global_batch_size for task in self.tasks}
         return {name: count for name, count in rows.items() if 0 < count < self.least}
 
@@ -156,7 +156,7 @@ class TaskBatchSampler(ResumableBatchSampler):
         return np.random.default_rng(self._seed_and_epoch).permutation(count)
 
     def _sizes(self, task: TaskRows) -> Rows:
-        """Rows of each global batch, whatever the number of ranks: their order depends on it."""
+        """The sizes of all global batches, for any number of ranks: the order depends on them."""
         full, rest = divmod(_rows_per_epoch(task), self.global_batch_size)
         return np.array([self.global_batch_size] * full + [rest] * (rest >= 2), np.int64)
 

@@ -1,4 +1,4 @@
-"""Records -> queries with positives and negatives; what cannot be one is an error or counted."""
+"""Records -> queries with positives and negatives; a bad record is an error or is counted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LONG_TEXT = 100_000  # characters
 
 
 class Columns(NamedTuple):
-    """Where a record holds its texts."""
+    """The columns that hold a record's texts."""
 
     query: str = "query"
     positive: str = "positive"
@@ -23,23 +23,23 @@ class Columns(NamedTuple):
 
 
 class BadRow(Exception):  # noqa: N818 - never leaves this file
-    """Why a record is no example."""
+    """Why a record is not an example."""
 
 
 class GoodCandidates:
     """The examples among records; the other records are counted, or the first is an error.
 
-    A positive or a negative is a string or a list of strings, whichever each record has. Null and
-    empty negatives are none, and so is a negative that is one of its row's positives.
+    A positive or a negative is a string or a list of strings; records may differ in this. Null and
+    empty negatives are ignored, as is a negative that is one of its row's positives.
 
     Args:
-        rows: records, read once.
-        columns: of the query, the positives and the negatives.
+        rows: the records, read once.
+        columns: the columns of the query, the positives and the negatives.
         on_bad_row: `error` or `skip`.
-        name: of the rows' source, for errors on all of it.
+        name: name of the rows' source, for errors about all of it.
 
     Raises:
-        UserError: a bad row, where `on_bad_row` is `error`; or no row has one of the columns.
+        UserError: for a bad row if `on_bad_row` is `error`, or if no row has one of the columns.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class GoodCandidates:
         self.skipped: Counter[str] = Counter()
         self.first_skipped = ""
         self.counts: Counter[str] = Counter()
-        self._left_out: dict[str, int] = {}  # of the row just read
+        self._left_out: dict[str, int] = {}  # in the row just read
         self._keys: dict[str, None] = {}  # of all records, in order
         self._queries: set[int] = set()
 
@@ -76,7 +76,7 @@ class GoodCandidates:
 
     @property
     def notes(self) -> list[str]:
-        """What was left out and what is odd, a line each."""
+        """What was left out and what is odd, one line each."""
         notes = []
         if self.skipped:
             kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.skipped.most_common())
@@ -130,7 +130,7 @@ class GoodCandidates:
             return no_column(row.place, column, row.value, f"{role}_column")
         return UserError(
             f"{row.place}: expected a {self.columns.query} and a {self.columns.positive}, "
-            f"but got {problem}. Correct the row, or set --data.on_bad_row skip."
+            f'but got {problem}. Correct the row, or set `on_bad_row="skip"`.'
         )
 
     def _require_columns(self) -> None:
@@ -143,7 +143,7 @@ class GoodCandidates:
 
 
 def _texts(record: dict[str, object], column: str) -> tuple[list[str], int]:
-    """The texts of a column, and how many blank ones were left out; null alone is none at all."""
+    """The texts of a column, and how many blank ones were left out; a single null is no text."""
     value = record.get(column)
     if value is None:
         return [], 0

@@ -24,12 +24,12 @@ class Task:
     """Examples of one kind: a batch never mixes tasks.
 
     Args:
-        name: as the user knows it.
+        name: the task's name, as the user knows it.
         train: examples to train on.
         validation: held-out examples.
-        instruction: what is written before the texts.
-        weight: the share of the training examples that an epoch uses; above 1 it repeats some.
-        notes: what there is to say about the examples, such as rows left out.
+        instruction: the text written before the examples' texts.
+        weight: the share of the training examples that an epoch uses; above 1, some are repeated.
+        notes: lines about the examples, such as rows left out.
     """
 
     name: str
@@ -60,9 +60,9 @@ class TextBatches(Dataset[TextBatch]):
     """Reads the texts of the batches that a sampler names.
 
     Args:
-        tasks: in the sampler's order.
-        split: whose examples are read.
-        seed: of the instruction, drawn anew for each batch, the same on all ranks.
+        tasks: the tasks, in the sampler's order.
+        split: the split to read.
+        seed: seed of the instruction, which is drawn for each batch, the same on all ranks.
     """
 
     def __init__(self, tasks: Sequence[Task], split: Split, seed: int) -> None:
@@ -94,14 +94,14 @@ class Tokenised:
     """Turns the texts of a batch into token batches, in the loader's workers.
 
     Args:
-        text: the encoder's.
+        text: the encoder's tokenizer.
     """
 
     def __init__(self, text: TextTokenizer) -> None:
         self.tokenize = text
 
     def __call__(self, batch: TextBatch) -> dict[str, TokenBatch]:
-        """A contrastive batch: `query`, `positive` and, where there are any, `negative`.
+        """A contrastive batch: `query`, `positive` and, if there are negatives, `negative`.
 
         Each is a token batch with `text_id`, equal for equal texts; `negative` has `query_index`.
         """
@@ -121,7 +121,7 @@ class Tokenised:
         longest = CHARACTERS_PER_TOKEN * self.tokenize.max_length
         tokens = self.tokenize([text[:longest] for text in texts], instruction)
         lengths = tokens["attention_mask"].sum(dim=1).tolist()
-        # Where a cut text still fills the row, its rest would have been cut off anyway.
+        # If a cut text still fills the row, its rest would have been cut off anyway.
         cut = (len(text) > longest for text in texts)
         if any(c and n < self.tokenize.max_length for c, n in zip(cut, lengths, strict=True)):
             tokens = self.tokenize(texts, instruction)

@@ -1,4 +1,4 @@
-"""What contrastive training is fed with: a query, and texts that do and do not belong to it."""
+"""What contrastive training learns from: a query, and texts that do and do not belong to it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Example(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """A row of data: a query and all its texts, of which an epoch draws."""
+    """A row of data: a query and all its texts, from which an epoch draws."""
 
     query: str
-    positives: Sequence[str]  # the query itself where there are none, as in SimCSE
+    positives: Sequence[str]  # if empty, the query itself, as in SimCSE
     negatives: Sequence[str] = ()

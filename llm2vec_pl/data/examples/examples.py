@@ -27,7 +27,7 @@ _CHARACTERS_PER_RECORD_BATCH = 4_000_000  # a column of strings holds 2 GB at mo
 class Examples(Protocol):
     """The examples of one task and split.
 
-    `lengths` holds the characters of each, by which batches are made of texts of like length.
+    `lengths` holds the number of characters of each, used to batch texts of similar length.
     """
 
     lengths: NDArray[np.int64]
@@ -35,7 +35,7 @@ class Examples(Protocol):
     def __len__(self) -> int: ...
 
     def example(self, row: int, epoch: int) -> Example:
-        """One example; where its row has several positives or negatives, those of an epoch."""
+        """One example; if its row has several positives or negatives, those drawn in an epoch."""
 
     def tokens(self, counter: TokenCounter) -> NDArray[np.int64]:
         """The most tokens that each can have, whichever texts an epoch draws; for `max_tokens`."""
@@ -45,9 +45,9 @@ def write_candidates(rows: Iterable[Candidates], folder: Path) -> None:
     """Writes rows as an Arrow file, with the ids of their texts and the length of each row.
 
     Args:
-        rows: read once.
-        folder: gets `rows.arrow`, `query_ids.npy` (N,), `positives.npy`, pairs of a row's number
-            and the id of a positive of it, (P, 2), and `lengths.npy` (N,).
+        rows: the rows, read once.
+        folder: gets `rows.arrow`, `query_ids.npy` (N,), `positives.npy` (P, 2), pairs of a row's
+            number and the id of one of its positives, and `lengths.npy` (N,).
     """
     import pyarrow as pa
 
@@ -93,9 +93,9 @@ class ArrowExamples:
 
     Args:
         folder: the folder.
-        rows: which of its rows, in which order; all where not given.
-        max_negatives: negatives of an example; a row with more draws some each epoch.
-        seed: of what is drawn, which is a function of seed, epoch and row.
+        rows: the rows to use, in order; all by default.
+        max_negatives: negatives per example; from a row with more, each epoch draws some.
+        seed: seed of the draw, which is a function of seed, epoch and row.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class ArrowExamples:
         return len(self.rows)
 
     def example(self, row: int, epoch: int) -> Example:
-        """One example; of several positives or negatives, those of an epoch."""
+        """One example, with the positive and the negatives drawn in an epoch."""
         found = self.candidates(row)
         positives, negatives = list(found.positives), list(found.negatives)
         draw = random.Random(f"{self.seed} {epoch} {self.rows[row]}")
@@ -144,7 +144,7 @@ class ArrowExamples:
                 counts += counter.most(rows, self.max_negatives)
             return np.array(counts, np.int64)
 
-        # All rows of the folder, of which the two splits often are parts.
+        # All rows of the folder: the two splits are often parts of it.
         recipe = {"folder": str(self.folder.resolve()), "max_negatives": self.max_negatives}
         return counter.kept(recipe, count)[self.rows]
 
@@ -155,7 +155,7 @@ class ArrowExamples:
         batches = list(pa.ipc.open_stream(pa.memory_map(str(self.folder / "rows.arrow"))))
         return np.cumsum([0, *map(len, batches)]).tolist(), batches
 
-    def __getstate__(self) -> dict[str, Any]:  # a loader's worker maps the file again
+    def __getstate__(self) -> dict[str, Any]:  # a loader's worker maps the file itself
         return {name: value for name, value in self.__dict__.items() if name != "_file"}
 
 
@@ -163,7 +163,7 @@ class ListedExamples:
     """Examples in memory.
 
     Args:
-        examples: the same in each epoch.
+        examples: the examples, the same in each epoch.
     """
 
     def __init__(self, examples: Sequence[Example]) -> None:
@@ -178,7 +178,7 @@ class ListedExamples:
         return self.examples[row]
 
     def tokens(self, counter: TokenCounter) -> NDArray[np.int64]:
-        """The tokens of each."""
+        """The number of tokens of each."""
         rows = [Candidates(e.query, [e.positive], e.negatives) for e in self.examples]
         return counter.kept({"texts": digest(rows)}, lambda: np.array(counter.most(rows), np.int64))
 

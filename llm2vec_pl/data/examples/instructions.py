@@ -1,4 +1,4 @@
-"""What is written before the texts of a task: a table of instructions, in YAML."""
+"""The texts written before a task's texts: a table of instructions, in YAML."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ PUBLIC_E5 = Path(__file__).with_name("instructions.yaml")
 
 @dataclass(frozen=True)
 class Instruction:
-    """What is written right before a task's texts.
+    """A text written directly before a task's texts.
 
     Args:
-        texts: one, or several of which each batch draws one; each ends with its own separator.
+        texts: one, or several from which each batch draws one; each ends with its own separator.
         symmetric: whether positives and negatives get it too.
         paper_rate: the share of the original data that the paper trained on.
     """
@@ -28,14 +28,14 @@ class Instruction:
 
 
 def read_instructions(path: str | None = None) -> dict[str, Instruction]:
-    """The table of the paper's tasks, with a user's own entries in the place of its.
+    """The table of the paper's tasks; a user's own entries override it.
 
     Args:
         path: a YAML file: task -> an instruction, a list of them, or a mapping with `instruction`
-            and, where wanted, `symmetric` and `paper_rate`. None is the paper's table alone.
+            and, optionally, `symmetric` and `paper_rate`. None: only the paper's table.
 
     Raises:
-        UserError: the file is not there, or not of this form.
+        UserError: if the file does not exist or does not have this form.
     """
     table = _read(PUBLIC_E5)
     return table | _read(Path(path).expanduser()) if path is not None else table
@@ -47,10 +47,10 @@ def _read(path: Path) -> dict[str, Instruction]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"--data.instructions {path} cannot be read: {error}") from error
+        raise UserError(f"`instructions={str(path)!r}` cannot be read: {error}") from error
     if not isinstance(content, Mapping):
         raise UserError(
-            f"--data.instructions {path} expected a mapping from task to instruction, "
+            f"`instructions={str(path)!r}`: expected a mapping from task to instruction, "
             f"but got {type(content).__name__}."
         )
     return {str(task): _instruction(entry, f"{path}, {task}") for task, entry in content.items()}
@@ -66,7 +66,7 @@ def _instruction(entry: Any, where: str) -> Instruction:
     right = right and isinstance(options.get("paper_rate", 1.0), (int, float))
     if unknown or not right:
         raise UserError(
-            f"--data.instructions {where}: expected an instruction, a list of them, or a mapping "
+            f"`instructions`: {where}: expected an instruction, a list of them, or a mapping "
             f"with instruction, symmetric and paper_rate, but got {entry!r}."
         )
     return Instruction(tuple(texts), **options)

@@ -1,4 +1,4 @@
-"""Where tasks come from: a file or several of a folder, or a data set of the hub."""
+"""Where tasks come from: a file, the files of a folder, or a data set of the hub."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from llm2vec_pl.errors import UserError
 class TaskSource(Protocol):
     """The records of one task, in splits.
 
-    `left_out` says why it is not used unless it is named, and is empty where it is.
+    `left_out` says why it is not used unless named; it is empty for a task that is used.
     """
 
     name: str
@@ -40,7 +40,7 @@ class TaskSource(Protocol):
 
     @property
     def notes(self) -> list[str]:
-        """What is read otherwise than its name says: lines to print."""
+        """Lines to print: what is read differently from what its name says."""
 
     @property
     def splits(self) -> set[str]:
@@ -60,7 +60,7 @@ def open_tasks(path: str, subset: str | None) -> list[TaskSource]:
     """The tasks of a folder, file or data set of the hub, sorted by name.
 
     Raises:
-        UserError: there is no such file, or none that can be read.
+        UserError: if there is no such file, or none that can be read.
     """
     local = local_path(path)
     if local is None:
@@ -71,7 +71,7 @@ def open_tasks(path: str, subset: str | None) -> list[TaskSource]:
     files = [f for f in sorted(local.iterdir()) if f.is_file() and extension(f) in RECORD_READERS]
     if not files:
         raise UserError(
-            f"--data.path {local} holds no file with examples. "
+            f"`path={str(local)!r}` holds no file with examples. "
             f"Expected a file that ends in one of: {', '.join(RECORD_READERS)}."
         )
     tasks: dict[str, FileTask] = {}
@@ -89,19 +89,19 @@ def open_tasks(path: str, subset: str | None) -> list[TaskSource]:
 
 
 def unknown_files(path: str) -> list[str]:
-    """A line on the files of a folder that no reader knows; none where there are none."""
+    """A line on the files of a folder that no reader knows; no line if there are none."""
     folder = Path(path).expanduser()
     if not folder.is_dir():
         return []
     files = [file for file in sorted(folder.iterdir()) if not file.name.startswith(".")]
     unknown = [file for file in files if file.is_dir() or extension(file) not in RECORD_READERS]
-    return left_out(unknown, "folders, or of an unknown kind")
+    return left_out(unknown, "a folder, or an unknown kind of file")
 
 
 def _require_known(file: Path) -> None:
     if extension(file) not in RECORD_READERS:
         raise UserError(
-            f"--data.path {file} has an unknown extension. "
+            f"`path={str(file)!r}` has an unknown extension. "
             f"Known are: {', '.join(RECORD_READERS)}, and each with .gz except .parquet."
         )
 
@@ -148,7 +148,7 @@ class FileTask(TaskSource):
 
     def _rows(self, split: Split, columns: Columns) -> Iterator[Row]:
         if split not in self.files:
-            raise UserError(f"--data.tasks {self.name} cannot be trained on: {self.left_out}.")
+            raise UserError(f"`tasks`: {self.name} cannot be trained on: {self.left_out}.")
         for file in self.files[split]:
             require_columns(str(file), columns, column_names(file))
             try:
@@ -198,7 +198,7 @@ class HubTask(TaskSource):
 
 
 def require_columns(where: str, columns: Columns, there: Iterable[str] | None) -> None:
-    """Raises an error that names the flag, where a column that is needed is not there."""
+    """Raises an error that names the argument if a required column is missing."""
     if there is None:
         return
     there = list(there)

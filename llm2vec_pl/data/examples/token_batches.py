@@ -1,4 +1,4 @@
-"""Batches by tokens: as many examples as a budget of tokens holds, in steps of constant number."""
+"""Batches by tokens: as many examples as fit a budget, with a constant number of steps."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ class TokenBatchSampler(TaskBatchSampler):
     """Draws batches of one task each, by tokens. Positions are numbers of global batches.
 
     A rank's share of a batch has at most `batch_size` examples and `max_tokens` tokens. As in
-    `TaskBatchSampler` it takes every n-th row of a global batch, in the order of their tokens.
+    `TaskBatchSampler`, it takes every n-th row of a global batch, in the order of their tokens.
 
     An epoch uses a share of a pass's batches, by the task's weight, and goes through one pass
-    after the other; each pass puts the rows together anew (`TokenPlan`). So all epochs have as
-    many batches, and with a weight of 1 each row comes once at most. What a pass leaves over is
-    another rest each time.
+    after another; each pass puts the rows together in a new way (`TokenPlan`). So all epochs have
+    the same number of batches, and with a weight of 1 each row comes at most once. Each pass leaves
+    over different rows.
 
     Args:
-        dataset: that reads the batches.
-        tasks: in the dataset's order, the lengths of their rows in tokens.
+        dataset: the data set that reads the batches.
+        tasks: the tasks, in the data set's order, with the lengths of their rows in tokens.
         batch_size: examples per batch and rank, at most.
         max_tokens: tokens per batch and rank, at most.
-        rank: of this process.
-        world_size: processes that train.
-        seed: of the order.
-        shuffle: draw anew each epoch, by the tasks' weights; otherwise each row is used once, in
-            the same order always.
+        rank: rank of this process.
+        world_size: number of processes that train.
+        seed: seed of the order.
+        shuffle: draw a new order each epoch, by the tasks' weights; otherwise each row is used
+            once, always in the same order.
 
     Raises:
-        UserError: a task has examples too large for `max_tokens`.
+        UserError: if a task has examples too large for `max_tokens`.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class TokenBatchSampler(TaskBatchSampler):
 
     @property
     def examples_per_batch(self) -> float:
-        """Examples of a batch on a rank, on average over an epoch."""
+        """The examples of a batch on a rank, averaged over an epoch."""
         used = zip(self.plans, self._counts, strict=True)
         rows = sum(plan.rows_used / plan.batches * count for plan, count in used if count)
         return rows / self.num_replicas / max(1, len(self))
@@ -87,7 +87,7 @@ class TokenBatchSampler(TaskBatchSampler):
 
     @override
     def fixed_in_epoch(self) -> dict[str, int]:
-        # The ranks' shares decide how many rows fit, so that others would cut other batches.
+        # How many rows fit depends on the ranks' shares: other shares would cut other batches.
         return {
             "max_tokens": self.limits.max_tokens,
             "devices": self.num_replicas,
@@ -125,7 +125,7 @@ def _require_room(task: TaskRows, limits: Limits) -> None:
         return
     found = " and ".join(f"{tokens:,}" for tokens in largest.tolist())
     raise UserError(
-        f"--data.max_tokens {limits.max_tokens} is too small for {task.name}: a batch has at least "
+        f"`max_tokens={limits.max_tokens}` is too small for {task.name}: a batch has at least "
         f"{count} of its examples on each device, and the largest have {found} tokens. "
-        f"Set at least {needed}, or a smaller --encoder.max_length."
+        f"Set at least {needed}, or a smaller `encoder.max_length`."
     )

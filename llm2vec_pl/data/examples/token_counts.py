@@ -26,14 +26,14 @@ _FORMAT = 1  # of what is cached
 
 
 class TokenCounter:
-    """Counts the tokens that a batch will hold of a task's texts, padding left out.
+    """Counts the tokens of a task's texts in a batch, without padding.
 
-    Where a batch draws one of several instructions, the one that makes most tokens counts.
+    If a batch draws one of several instructions, the one with the most tokens counts.
 
     Args:
-        text: the encoder's.
-        instruction: the task's.
-        name: what is counted, for the line that says so.
+        text: the encoder's tokenizer.
+        instruction: the task's instruction.
+        name: name of what is counted, for the line that announces it.
     """
 
     def __init__(self, text: TextTokenizer, instruction: Instruction, name: str) -> None:
@@ -43,11 +43,11 @@ class TokenCounter:
         self._before_texts = instruction.texts if instruction.symmetric else ("",)
 
     def kept(self, rows: dict[str, Any], count: Callable[[], Counts]) -> Counts:
-        """Counts from the cache, memory-mapped; counted where they are not there yet.
+        """Counts from the cache, memory-mapped; counted first if they are not there yet.
 
         Args:
-            rows: what changes when their texts do, as JSON.
-            count: counts them.
+            rows: JSON that changes when the rows' texts do.
+            count: counts the rows' tokens.
         """
         tokenizer = cast("PreTrainedTokenizerFast", self.tokenize.tokenizer)
         recipe = {
@@ -71,8 +71,8 @@ class TokenCounter:
         """The most tokens that an example of each row can have, whichever texts an epoch draws.
 
         Args:
-            rows: with all their texts.
-            max_negatives: negatives that an epoch draws at most; None: all.
+            rows: rows with all their texts.
+            max_negatives: the most negatives that an epoch draws; None: all.
         """
         positives = [list(row.positives) or [row.query] for row in rows]
         queries = [row.query for row in rows]
@@ -91,11 +91,11 @@ class TokenCounter:
         ]
 
     def queries(self, texts: Sequence[str]) -> Counts:
-        """Tokens of queries, each under the task's instruction, (texts,)."""
+        """The number of tokens of queries, each with the task's instruction, (texts,)."""
         return self._count(texts, self._before_queries)
 
     def texts(self, texts: Sequence[str]) -> Counts:
-        """Tokens of positives or negatives, (texts,)."""
+        """The number of tokens of positives or negatives, (texts,)."""
         return self._count(texts, self._before_texts)
 
     def _distinct(self, texts: Iterable[str], instructions: Sequence[str]) -> dict[str, int]:
@@ -108,7 +108,7 @@ class TokenCounter:
         return most
 
     def _under(self, texts: Sequence[str], instruction: str) -> Counts:
-        """As `Tokenised` does it: of a very long text its beginning decides, where it is enough."""
+        """As in `Tokenised`: only the beginning of a very long text, if that suffices."""
         longest = CHARACTERS_PER_TOKEN * self.tokenize.max_length
         counts = np.array(
             self.tokenize.lengths([text[:longest] for text in texts], instruction), int

@@ -1,4 +1,4 @@
-"""Where to cut the rows of a task into batches that keep to a budget of tokens."""
+"""Where to cut the rows of a task into batches within a budget of tokens."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from llm2vec_pl.data.examples.batches import BATCHES_PER_WINDOW
 if TYPE_CHECKING:
     from llm2vec_pl.data.examples.batches import Rows
 
-_TRIED = 8  # numbers of windows, of which the one is taken that leaves least rows over
+_TRIED = 8  # numbers of windows to try; the one that leaves over the fewest rows is used
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a batch keeps to.
+    """The limits of a batch.
 
     Args:
         batch_size: examples on a rank, at most.
         max_tokens: tokens on a rank, at most.
-        world_size: ranks.
+        world_size: number of ranks.
         least: examples on all ranks together, at least.
     """
 
@@ -37,17 +37,17 @@ class Limits:
 
 @dataclass(frozen=True)
 class TokenPlan:
-    """How a pass puts the rows of a task together: the same numbers each time, of other rows.
+    """How each pass batches the rows of a task: the same sizes each time, with other rows.
 
-    The rows, sorted by tokens, are dealt out to windows: of each `windows` rows that follow each
-    other each window gets one, drawn anew in each pass. So the i-th row of a window never has
-    more tokens than the last of the i-th rows of all windows, and cutting these into batches that
-    keep to the limits cuts every window of every pass.
+    The rows, sorted by tokens, are dealt out to windows: of each `windows` consecutive rows, each
+    window gets one, drawn anew in each pass. So the i-th row of a window never has more tokens than
+    the longest of the i-th rows of all windows. Cutting these longest rows into batches within the
+    limits therefore gives a cut that suits every window of every pass.
 
     Args:
         order: all rows, the shortest first.
-        windows: in how many the rows are dealt out.
-        edges: in a window, where each batch begins, and where the last one ends, from 0.
+        windows: number of windows.
+        edges: where each batch begins in a window, and where the last one ends, from 0.
     """
 
     order: Rows
@@ -56,7 +56,7 @@ class TokenPlan:
 
     @classmethod
     def of(cls, tokens: Rows, limits: Limits, shuffle: bool = True) -> TokenPlan:
-        """The plan for rows of so many tokens; without shuffling there is one window."""
+        """The plan for rows with these numbers of tokens; without shuffling there is one window."""
         order = np.argsort(tokens, kind="stable")
         ordered = tokens[order]
         most = _windows(tokens, limits) if shuffle else 1
@@ -75,14 +75,14 @@ class TokenPlan:
 
     @property
     def rows_used(self) -> int:
-        """Rows in them."""
+        """Rows in the batches of a pass."""
         return self.windows * self.edges[-1]
 
     def draw(self, generator: np.random.Generator) -> list[Rows]:
         """The rows of each batch of a pass, the shortest first in each."""
         kept = self.order
         if len(kept) > self.rows_used:
-            # Whichever are left out, the i-th of the others is no longer than was planned for.
+            # Whichever are left out, the i-th of the others is not longer than planned.
             kept = kept[np.sort(generator.permutation(len(kept))[: self.rows_used])]
         dealt = generator.permuted(kept.reshape(self.edges[-1], self.windows), axis=1)
         windows = np.ascontiguousarray(dealt.T)  # (windows, rows)
@@ -92,12 +92,12 @@ class TokenPlan:
 def cut(tokens: Rows, limits: Limits) -> list[int]:
     """Where to cut sorted rows into batches, each with as many rows as the limits allow.
 
-    The last batches are shortened where the rest would be too small for a batch. Too few rows may
-    stay for the first one: then they belong to none.
+    If the rest is too small for a batch, the last batches are shortened. This may leave too few
+    rows for the first batch: they then belong to none.
 
     Args:
-        tokens: of the rows, the shortest first, (rows,).
-        limits: a batch's, which any `least` of the rows keep to.
+        tokens: numbers of tokens of the rows, the shortest first, (rows,).
+        limits: a batch's limits; any `least` of the rows are within them.
 
     Returns:
         The first row of each batch, and the number of rows.
@@ -108,7 +108,7 @@ def cut(tokens: Rows, limits: Limits) -> list[int]:
     sums = padded.reshape(-1, ranks).cumsum(axis=0).ravel().tolist()
 
     def largest_share(last: int) -> int:
-        # That of the rank with the last row: each row of another is matched by one as long here.
+        # The share of the rank with the last row: for each row of another rank it has one as long.
         before = start + (last - start) % ranks - ranks
         return int(sums[last] - (sums[before] if before >= 0 else 0))
 
@@ -122,10 +122,10 @@ def cut(tokens: Rows, limits: Limits) -> list[int]:
 
 
 def _windows(tokens: Rows, limits: Limits) -> int:
-    """How many windows, of as many batches each as there are windows, and of 50 at most.
+    """How many windows: each has as many batches as there are windows, but at most 50.
 
-    The more windows, the more rows a batch may meet; the longer they are, the more alike are the
-    texts of a batch.
+    The more windows, the more rows can meet in a batch; the longer the windows, the more similar
+    the lengths in a batch.
     """
     ranks = limits.world_size
     batches = max(

@@ -18,21 +18,21 @@ from llm2vec_pl.errors import UserError
 
 
 def looks_local(path: str | Path) -> bool:
-    """Whether this is a file or folder, or can be nothing else, rather than a name on the hub."""
+    """Whether this is, or can only be, a local file or folder, and not a name on the hub."""
     if isinstance(path, Path) or Path(path).expanduser().exists():
         return True
     return cannot_be_on_the_hub(path, RECORD_READERS)
 
 
 def read_records(path: Path, columns: Sequence[str]) -> Iterator[Row]:
-    """The records of a file: the value of each is a dict, or says what is broken.
+    """The records of a file: each value is a dict, or says why the record cannot be read.
 
     Args:
-        path: a jsonl, csv, tsv or parquet file, each but the last also with .gz.
-        columns: that each record should have; the first one does.
+        path: a jsonl, csv, tsv or parquet file; all but parquet also with .gz.
+        columns: the columns that each record should have; the first one is checked.
 
     Raises:
-        UserError: if the file or a column is not there, or it cannot be read.
+        UserError: if the file or a column is missing, or the file cannot be read.
     """
     path = path.expanduser()
     if not path.is_file():
@@ -60,7 +60,7 @@ def load_split(path: str, subset: str | None, split: str, columns: Sequence[str]
     """A split of a data set of the hub, or of its cache where the hub cannot be reached.
 
     Raises:
-        UserError: if the hub does not give it, or it lacks a column.
+        UserError: if the data set cannot be loaded, or lacks a column.
     """
     from datasets import load_dataset
 
@@ -68,7 +68,7 @@ def load_split(path: str, subset: str | None, split: str, columns: Sequence[str]
         dataset: Any = load_dataset(path, subset, split=split)
     except Exception as error:
         raise UserError(
-            f"{path!r} is no local file or folder, and the hub did not give it as a data set "
+            f"{path!r} is not a local file or folder, and it cannot be loaded from the hub "
             f"(subset {subset!r}, split {split!r}): {error}"
         ) from error
     require_columns(f"{path} ({split})", columns, dataset.column_names)
@@ -76,7 +76,7 @@ def load_split(path: str, subset: str | None, split: str, columns: Sequence[str]
 
 
 def require_columns(where: str, columns: Sequence[str], known: Sequence[str]) -> None:
-    """Raises an error that lists the columns there are, where one is missing."""
+    """Raises an error that lists the existing columns if one is missing."""
     missing = [repr(column) for column in columns if column not in known]
     if missing:
         raise UserError(

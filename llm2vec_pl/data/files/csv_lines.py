@@ -1,4 +1,4 @@
-"""Lines -> records of comma- or tab-separated values, where no quote swallows what follows it."""
+"""Lines -> records of comma- or tab-separated values; an open quote spoils one line only."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ UNCLOSED = "a quote that is not closed where its field ends"
 
 
 class Record(NamedTuple):
-    """The fields of a record, or why it cannot be read."""
+    """The fields of a record, or the reason why it cannot be read."""
 
-    line: int  # its first, from 1
+    line: int  # the number of its first line, from 1
     fields: list[str]
     problem: str = ""
 
@@ -21,13 +21,13 @@ class Record(NamedTuple):
 def separated_values(lines: Iterable[str], delimiter: str) -> Iterator[Record]:
     r"""The records of RFC 4180: a field that holds quotes or line ends stands between quotes.
 
-    A quote that is opened and never closed, or closed in the middle of a field, would make one
-    field of many lines. Its first line then is a record with a problem, and reading goes on with
-    the next line.
+    A quote that is never closed, or closed in the middle of a field, would turn many lines into
+    one field. Here its first line becomes a record with a problem, and reading continues with the
+    next line.
 
     Args:
-        lines: each with its line end.
-        delimiter: between fields.
+        lines: lines, each with its line end.
+        delimiter: the character between fields.
 
     >>> for record in separated_values(['a,"b\n', "c,d\n"], ","):
     ...     print(record)
@@ -51,7 +51,7 @@ def separated_values(lines: Iterable[str], delimiter: str) -> Iterator[Record]:
 
 
 class _Lines(Iterator[str]):
-    """Lines, of which those taken last can be given back."""
+    """Lines; the ones taken last can be given back."""
 
     def __init__(self, lines: Iterable[str]) -> None:
         self._lines = iter(lines)

@@ -1,4 +1,4 @@
-"""The docstrings of installed Python packages, read from their source; nothing is imported."""
+"""The docstrings of installed Python packages, read from their source without importing them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-# What this package needs, should it be used without being installed itself.
+# What this package needs, in case it is used without being installed itself.
 REQUIREMENTS = ("torch", "transformers", "lightning", "peft", "datasets", "jsonargparse")
 _NOT_DOCUMENTED = {
     *("test", "tests", "testing", "idlelib", "lib2to3"),
@@ -34,14 +34,14 @@ class Docstring(NamedTuple):
 
 @dataclass(frozen=True)
 class Package:
-    """An installed distribution, or the standard library where `distribution` is None."""
+    """An installed distribution, or the standard library if `distribution` is None."""
 
     name: str
     version: str
     distribution: metadata.Distribution | None = None
 
     def files(self) -> list[tuple[Path, str]]:
-        """The Python files that hold documentation: folder, and path in it."""
+        """The Python files with documentation: a folder, and the path in it."""
         if self.distribution is None:
             root = Path(sysconfig.get_paths()["stdlib"])
             files = (path.relative_to(root).as_posix() for path in root.rglob("*.py"))
@@ -84,11 +84,11 @@ def installed_packages() -> list[Package]:
 
 
 def read_docstrings(packages: Iterable[Package], processes: int | None = None) -> list[Docstring]:
-    """The docstrings of the packages, sorted by name; of those that begin alike only the first.
+    """The docstrings of the packages, sorted by name; of those that begin alike, only the first.
 
     Args:
-        packages: whose source files are parsed.
-        processes: that parse; where not given one per core, at most 8.
+        packages: the packages whose source files are parsed.
+        processes: number of processes that parse; by default one per core, at most 8.
     """
     files = [file for package in packages for file in package.files()]
     processes = processes or min(8, os.cpu_count() or 1)
@@ -107,7 +107,9 @@ def _docstrings_of_file(root_and_file: tuple[Path, str]) -> list[Docstring]:
     root, file = root_and_file
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about invalid escapes, frequent in old packages
+            warnings.simplefilter(
+                "ignore"
+            )  # about invalid escapes, which are frequent in old packages
             tree = ast.parse((root / file).read_bytes())
         module = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
         return list(_docstrings(tree, module))
@@ -133,7 +135,7 @@ _EXAMPLES = re.compile(r"(Doctest )?Examples?:{0,2}", re.IGNORECASE)
 
 
 def prose(docstring: str) -> str:
-    """A docstring without its code examples, titles' underlines and reStructuredText roles."""
+    """A docstring without code examples, underlines of titles and reStructuredText roles."""
     lines: list[str] = []
     fenced = doctest = False
     for line in docstring.splitlines():
@@ -147,12 +149,12 @@ def prose(docstring: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", text).strip()
 
 
-SENTENCES_FORMAT = 1  # raise it when `sentences_of` gives others
+SENTENCES_FORMAT = 1  # raise it when `sentences_of` gives different ones
 _BETWEEN = re.compile(r"(?<=[.!?])\s+(?=[A-Z`\"'(])")
 _SENTENCE = re.compile(r"[A-Z`\"'(].*[.!?][)\"'`]*")
 _ARGUMENT = re.compile(r"[\w ]+:|.*\([^)]*optional")  # "Returns: it.", "x (int, optional): ..."
 _LEAST_WORDS = 4
-_LEAST_LETTERS = 0.85  # of the characters, blanks counted as letters; below it is code
+_LEAST_LETTERS = 0.85  # share of the characters, with blanks as letters; below, it is code
 
 
 def sentences_of(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""A data set of the Hugging Face hub: its splits, by whatever names, and their rows."""
+"""A data set of the Hugging Face hub: its splits, whatever their names, and their rows."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ WIKITEXT = ("Salesforce/wikitext", "wikitext-103-raw-v1")
 
 
 class HubDataset(TextSource):
-    """A data set of the Hugging Face hub, or of its cache where the hub cannot be reached.
+    """A data set of the Hugging Face hub, or of its local cache if the hub cannot be reached.
 
-    `data_files` names one of its files, where it is not to be taken whole.
+    `data_files` names one of its files, to use only that one.
     """
 
     def __init__(
@@ -48,13 +48,13 @@ class HubDataset(TextSource):
             )
         except Exception as error:
             raise UserError(
-                f"--data.path {self.path!r} is no local file or folder, and the hub did not give "
-                f"it as a data set (subset {self.subset!r}): {error}"
+                f"`path={self.path!r}` is not a local file or folder, and it cannot be loaded from "
+                f"the hub (subset {self.subset!r}): {error}"
             ) from error
 
     @cached_property
     def _names(self) -> dict[str, list[str]]:
-        """Split -> the hub's names of it: `train_sft` and `train_gen` are both of train."""
+        """Split -> the hub's names for it: `train_sft` and `train_gen` both belong to train."""
         if len(self._found) == 1:
             return {"train": list(self._found)}
         names: dict[str, list[str]] = {}
@@ -101,7 +101,7 @@ class HubDataset(TextSource):
         return [column for column in parts[0] if all(column in columns for columns in parts)]
 
     def _columns_of(self, name: str) -> list[str]:
-        """Those of a part; of a stream that does not know them, those of its first row."""
+        """The columns of a part; if a stream does not know them, those of its first row."""
         if name not in self._columns:
             part = self._found[name]
             self._columns[name] = list(part.column_names or next(iter(part), {}))
@@ -110,7 +110,7 @@ class HubDataset(TextSource):
     def records(
         self, split: str, columns: Iterable[str], shard: Shard | None = None
     ) -> Iterator[Row]:
-        """The rows of a split, or of a shard of a streamed one, with the columns there are."""
+        """The rows of a split, or of a shard of a streamed one, with the columns that exist."""
         there = self.columns(split)
         wanted = [name for name in columns if name in there]
         parts = {name: self._found[name] for name in self._names[split]}
@@ -118,7 +118,7 @@ class HubDataset(TextSource):
         deals = shard and shard.stop is None
         if shard and deals and all(p.num_shards % shard.readers == 0 for p in parts.values()):
             parts = {n: p.shard(shard.readers, shard.reader) for n, p in parts.items()}
-            first = shard.start  # its files, dealt out
+            first = shard.start  # the files are dealt out
         elif shard:
             first, step = shard.first, shard.readers
         passed = 0  # rows of all parts

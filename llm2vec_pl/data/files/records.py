@@ -1,4 +1,4 @@
-"""Records of files, each with its place: what rows of text and rows of pairs are made from."""
+"""Records of files, each with its place; rows of text and rows of pairs are made from them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from llm2vec_pl.data.files.csv_lines import Record, separated_values
 from llm2vec_pl.data.files.shards import Shard, ShardFilter
 from llm2vec_pl.errors import UserError
 
-_PARQUET_BUFFER = 1 << 20  # bytes; without one a row group's whole column is in memory
+_PARQUET_BUFFER = 1 << 20  # bytes; without a buffer, a row group's whole column is in memory
 
 
 class Broken(str):
-    """Stands in a row for a value that could not be read; the string says why."""
+    """Stands in for a value that could not be read; the string says why."""
 
 
 class Row(NamedTuple):
@@ -37,12 +37,12 @@ class Row(NamedTuple):
 def json_records(
     path: Path, columns: Sequence[str], picker: ShardFilter | None = None
 ) -> Iterator[Row]:
-    """One JSON object a line, with all that it holds; empty lines only separate.
+    """One JSON object per line, with all its keys; empty lines are skipped.
 
     Args:
         path: the file.
-        columns: not asked for; each object may have others.
-        picker: of the rows to parse; all where not given.
+        columns: not used; each object may have different ones.
+        picker: picks the rows to parse; all by default.
     """
     with open_text(path) as file:
         for number, line in enumerate(file, 1):
@@ -50,8 +50,8 @@ def json_records(
                 continue
             if number == 1 and line.lstrip()[0] == "[":
                 raise UserError(
-                    f"{path} expected one JSON object a line, but it is a JSON array. "
-                    "Write each element on a line of its own."
+                    f"{path}: expected one JSON object per line, but got a JSON array. "
+                    "Write each element on its own line."
                 )
             if picker and not picker.wants():
                 continue
@@ -71,16 +71,16 @@ def _parsed(line: str) -> Any:
 def csv_records(
     path: Path, columns: Sequence[str], picker: ShardFilter | None = None, delimiter: str = ","
 ) -> Iterator[Row]:
-    """One record a row, below a line with the columns' names; those asked for that are there.
+    """One record per row, below a line with the columns' names; with those of `columns` that exist.
 
     Raises:
-        UserError: the line with the columns' names cannot be read, or names one of them twice.
+        UserError: if the line with the columns' names cannot be read, or has one of them twice.
     """
     with open_text(path, newline="") as file:
         records = separated_values(file, delimiter)
         header = _header(path, records)
         if twice := [name for name in columns if header.count(name) > 1]:
-            raise UserError(f"{path} has several columns {twice[0]!r}. Name each otherwise.")
+            raise UserError(f"{path} has several columns {twice[0]!r}. Give each its own name.")
         wanted = {name: header.index(name) for name in columns if name in header}
         for line, fields, problem in records:
             if not (fields or problem) or (picker and not picker.wants()):
@@ -111,9 +111,9 @@ def tsv_records(
 def parquet_records(
     path: Path, columns: Sequence[str], picker: ShardFilter | None = None
 ) -> Iterator[Row]:
-    """One row a row, with the columns asked for that are there, a thousand in memory at a time.
+    """One record per row, with those of `columns` that exist, a thousand in memory at a time.
 
-    Row groups of which nothing is picked are not read.
+    Row groups from which nothing is picked are not read.
     """
     picker = picker or ShardFilter(Shard())
     with _parquet(path) as file:
@@ -134,7 +134,7 @@ def parquet_records(
 
 
 def column_names(path: Path) -> list[str] | None:
-    """The columns of a file; None where each record has its own, as in JSON lines."""
+    """The columns of a file; None if each record has its own, as in JSON lines."""
     kind = extension(path)
     if kind == ".parquet":
         with _parquet(path) as file:
@@ -172,19 +172,21 @@ def _decoded(value: Any) -> object:
     return value and value.decode(errors="surrogateescape")
 
 
-def no_column(where: str, column: str, columns: Iterable[str], flag: str = "column") -> UserError:
-    """The error for a column that is not there; it lists those that are."""
+def no_column(
+    where: str, column: str, columns: Iterable[str], argument: str = "column"
+) -> UserError:
+    """The error for a missing column; it lists the existing ones."""
     return UserError(
         f"{where} has no column {column!r}; its columns are: {', '.join(columns) or 'none'}. "
-        f"Set --data.{flag}."
+        f"Set `{argument}`."
     )
 
 
 def open_text(path: Path, newline: str = "\n") -> TextIO:
-    """A text file, or one with .gz, in UTF-8 with or without a byte order mark.
+    """Opens a text file, also with .gz, in UTF-8 with or without a byte order mark.
 
     Raises:
-        UserError: it is in UTF-16.
+        UserError: if it is in UTF-16.
     """
     opener: Any = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rb") as file:
@@ -192,18 +194,18 @@ def open_text(path: Path, newline: str = "\n") -> TextIO:
             raise UserError(
                 f"{path} is in UTF-16; expected UTF-8. Convert it: iconv -f UTF-16 -t UTF-8."
             )
-    # "surrogateescape": a broken byte must not end the file, it is one bad row
+    # "surrogateescape": a broken byte makes one bad row, and must not end the file
     how = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": newline}
     return cast(TextIO, opener(path, "rt", **how))
 
 
 def cannot_be_on_the_hub(path: str, extensions: Container[str]) -> bool:
-    """Whether a name that is not there can only be a local path: by its form, or its extension."""
+    """Whether a missing path can only be a local one, by its form or its extension."""
     return path[:1] in "/.~" or path.count("/") > 1 or extension(Path(path)) in extensions
 
 
 def extension(path: Path) -> str:
-    """A file's extension in small letters, that of `a.jsonl.gz` being `.jsonl`."""
+    """A file's extension in lower case; for `a.jsonl.gz` it is `.jsonl`."""
     name = path.name.lower().removesuffix(".gz")
     return Path(name).suffix
 

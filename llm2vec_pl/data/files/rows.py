@@ -1,4 +1,4 @@
-"""Rows of text in files, each with its line, and what to do with a row that holds no text."""
+"""Rows of text in files, each with its line, and what to do with a row without text."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class GoodTexts:
     """The texts among rows; the other rows are counted and skipped, or the first is an error.
 
     Args:
-        rows: read once.
+        rows: the rows, read once.
         on_bad_row: `error` or `skip`.
 
     Raises:
-        UserError: a bad row, where `on_bad_row` is `error`.
+        UserError: for a bad row, if `on_bad_row` is `error`.
     """
 
     def __init__(self, rows: Iterable[Row], on_bad_row: OnBadRow) -> None:
@@ -63,7 +63,7 @@ class GoodTexts:
             if self.on_bad_row == "error":
                 raise UserError(
                     f"{row.place}: expected a text, but got {_shown(row.value, problem)}. "
-                    "Correct the row, or set --data.on_bad_row skip."
+                    'Correct the row, or set `on_bad_row="skip"`.'
                 )
             self.first_skipped = self.first_skipped or row.place
             self.skipped[problem] += 1
@@ -79,7 +79,7 @@ class GoodTexts:
 
 
 def problem_of(value: object) -> str | None:
-    """Why a value is no text: `null`, `empty`, `not a string`, `broken UTF-8`, …; else None."""
+    """Why a value is not a text: `null`, `empty`, `not a string`, `broken UTF-8`, …; else None."""
     if isinstance(value, Broken):
         return str(value)
     if value is None:
@@ -102,7 +102,7 @@ def _shown(value: object, problem: str) -> str:
 
 
 def read_txt(path: Path, column: str, picker: ShardFilter | None = None) -> Iterator[Row]:
-    """One text a line; empty lines only separate."""
+    """One text per line; empty lines are skipped."""
     with open_text(path) as file:
         for number, line in enumerate(file, 1):
             if not line.isspace() and (not picker or picker.wants()):
@@ -113,7 +113,7 @@ def read_column(path: Path, column: str, picker: ShardFilter | None = None) -> I
     """One column of a file of records.
 
     Raises:
-        UserError: the file has no such column; in JSON lines, its first object.
+        UserError: if the file (in JSON lines, its first object) has no such column.
     """
     reader = RECORD_READERS[extension(path)]
     columns: Iterable[str] | None = column_names(path)

@@ -1,4 +1,4 @@
-"""Which rows one of several readers reads, without reading the others' into memory."""
+"""Which rows each of several readers reads, without reading the others' into memory."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import NamedTuple
 
 
 class Shard(NamedTuple):
-    """Every n-th row, from one on.
+    """Every n-th row, beginning with one of the first n.
 
-    A source of as many files as readers, or a multiple, may deal them out instead.
+    A source whose number of files is a multiple of the readers may deal out whole files instead.
     """
 
     reader: int = 0
     readers: int = 1
-    start: int = 0  # rows of the shard that are passed over
-    stop: int | None = None  # rows of all readers together; all where None
+    start: int = 0  # rows of the shard to skip
+    stop: int | None = None  # rows of all readers together; all if None
 
     @property
     def first(self) -> int:
@@ -23,7 +23,7 @@ class Shard(NamedTuple):
 
     @property
     def most(self) -> int | None:
-        """How many rows there are at most; None where there is no end."""
+        """The largest possible number of rows; None without a `stop`."""
         return None if self.stop is None else len(range(self.first, self.stop, self.readers))
 
 
@@ -31,7 +31,7 @@ class ShardFilter:
     """Goes through the rows of a source, file after file, and picks those of a shard.
 
     Args:
-        shard: what to pick; its `stop` is left to who reads.
+        shard: the rows to pick; its `stop` is left to the caller.
     """
 
     def __init__(self, shard: Shard) -> None:
@@ -45,13 +45,13 @@ class ShardFilter:
         return row >= self.first and (row - self.first) % self.step == 0
 
     def wanted(self, count: int) -> range:
-        """Which of the next rows are picked, counted from 0."""
+        """The ones picked of the next `count` rows, counted from 0."""
         away = self.first - self.passed
         self.passed += count
         return range(max(away, away % self.step), count, self.step)
 
     def passes(self, count: int) -> bool:
-        """Whether none of the next rows is picked, which are then gone through."""
+        """Whether none of the next `count` rows is picked; if so, they count as gone through."""
         start = self.passed
         if self.wanted(count):
             self.passed = start

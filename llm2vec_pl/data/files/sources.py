@@ -30,10 +30,10 @@ __all__ = [
 
 
 def open_source(path: str | None, subset: str | None, column: str, streaming: bool) -> TextSource:
-    """Local files where the path is there, else a data set of the hub.
+    """Local files if the path exists, else a data set of the hub.
 
     Raises:
-        UserError: there is no such file, or none that can be read.
+        UserError: if there is no such file, or none that can be read.
     """
     if path is None:
         return HubDataset(*WIKITEXT, column, streaming)
@@ -44,33 +44,33 @@ def open_source(path: str | None, subset: str | None, column: str, streaming: bo
 
 
 def local_path(path: str) -> Path | None:
-    """The file or folder that is there; None where the name may be one of the hub.
+    """The local file or folder; None if there is none and the name may be one of the hub.
 
     Raises:
-        UserError: there is none, and the name cannot be one of the hub.
+        UserError: if there is none, and the name cannot be one of the hub.
     """
     local = Path(path).expanduser()
     if path and local.exists():
         return local
     if not path or cannot_be_on_the_hub(path, READERS):
-        raise UserError(f"--data.path {path!r} does not exist (looked for {local.absolute()}).")
+        raise UserError(f"`path={path!r}` does not exist (looked for {local.absolute()}).")
     return None
 
 
 def left_out(files: Sequence[Path], why: str) -> list[str]:
-    """A line on files that are not read; none where there are none."""
+    """A line on files that are not read; no line if there are none."""
     if not files:
         return []
     shown = ", ".join(file.name for file in files[:5])
     more = f" and {len(files) - 5:,} more" if len(files) > 5 else ""
-    return [f"left out, {why}: {shown}{more}"]
+    return [f"left out ({why}): {shown}{more}"]
 
 
 class LocalFiles(TextSource):
     """One file, or the files of a folder and of the folders in it.
 
     In a folder, names with the word train, valid (val, dev) or test are splits. Other files are
-    the training split where no file is named train, and are left out where one is.
+    the training split if no file is named train; otherwise they are left out.
     """
 
     def __init__(self, path: Path, column: str) -> None:
@@ -85,14 +85,14 @@ class LocalFiles(TextSource):
             kinds = sorted({extension(file) for file in files})
             if len(kinds) > 1:
                 raise UserError(
-                    f"--data.path {path} holds {split} files of several kinds: {', '.join(kinds)}. "
-                    "Name one file, or a folder with one kind."
+                    f"`path={str(path)!r}` holds {split} files of several kinds: "
+                    f"{', '.join(kinds)}. Name one file, or a folder with one kind."
                 )
 
     def _add(self, file: Path, split: str) -> None:
         if extension(file) not in READERS:
             raise UserError(
-                f"--data.path {file} has an unknown extension. "
+                f"`path={str(file)!r}` has an unknown extension. "
                 f"Known are: {', '.join(READERS)}, and each with .gz except .parquet."
             )
         self.files.setdefault(split, []).append(file)
@@ -114,11 +114,11 @@ class LocalFiles(TextSource):
             else:
                 unnamed.append(file)
         if self.files.setdefault("train", unnamed) is not unnamed:
-            self._notes += left_out(unnamed, "their names have no split, but others say train")
-        self._notes += left_out(unknown, "of an unknown kind")
+            self._notes += left_out(unnamed, "no split in the name, while other names say train")
+        self._notes += left_out(unknown, "unknown kind of file")
         if not self.files["train"]:
             raise UserError(
-                f"--data.path {folder} holds no file to train on. "
+                f"`path={str(folder)!r}` holds no file to train on. "
                 f"Expected a file that ends in one of: {', '.join(READERS)}."
             )
 

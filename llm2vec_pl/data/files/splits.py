@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, Split] = ("train", "validation")
 VALIDATION_PERCENT = 1
-VALIDATION_QUERIES = 100  # so many at least, where there are enough
-_HEAD = 1_000  # rows of a stream that its validation texts are of
-_HEAD_CHARACTERS = 20_000_000  # which may be less, where rows are whole books
-_LARGE_GROUP = 20  # one of more than a 20th of the rows is for training
+VALIDATION_QUERIES = 100  # at least this many, if there are enough
+_HEAD = 1_000  # first rows of a stream, from which its validation texts are taken
+_HEAD_CHARACTERS = 20_000_000  # fewer rows are taken if they are whole books
+_LARGE_GROUP = 20  # a group of more than a 20th of the rows is for training
 
 
 def held_out(key: str, percent: int) -> bool:
@@ -38,16 +38,15 @@ def held_out(key: str, percent: int) -> bool:
 class SplitTexts:
     """The good texts of a source's rows, in two splits.
 
-    Where the source has no validation split, 1 % of its training texts is one, chosen by a hash
-    of the text: the same text never is in both. Where it has one, its texts are left out of
-    training, but of a stream's, whose validation split is not read before it is used. A stream
-    without one, which is not to be read to its end to validate, is validated on a tenth of its
-    first texts (`sample`).
+    If the source has no validation split, 1 % of its training texts becomes one, chosen by a hash
+    of the text: no text is in both splits. If it has one, its texts are left out of training,
+    except in a stream, whose validation split is not read before it is used. A stream without one
+    is validated on a tenth of its first texts (`sample`), so that it need not be read to its end.
 
     Args:
         source: where the rows come from.
-        on_bad_row: what to do with a row that holds no text.
-        max_rows: rows read of each split of the source; all where None.
+        on_bad_row: what to do with a row without text.
+        max_rows: rows to read of each split of the source; all if None.
         sampled: whether the rows are a stream.
     """
 
@@ -58,7 +57,7 @@ class SplitTexts:
 
     @cached_property
     def sample(self) -> dict[int, str]:
-        """The texts that validate a stream without a validation split, by their ids."""
+        """The validation texts of a stream without a validation split, by their ids."""
         texts: dict[int, str] = {}
         characters = 0
         rows = islice(self.source.rows("train"), min(self.max_rows or _HEAD, _HEAD))
@@ -78,7 +77,7 @@ class SplitTexts:
         return frozenset(text_id(text) for text in GoodTexts(rows, self.on_bad_row))
 
     def read(self, split: Split, report: Callable[[str], Any] | None = None) -> Iterator[str]:
-        """The texts of a split; `report` is given a line on rows that were skipped."""
+        """The texts of a split; `report` gets a line about skipped rows."""
         return (text for _, text in self.numbered(split, None, report))
 
     def numbered(
@@ -115,7 +114,7 @@ class SplitTexts:
             if wanted:
                 yield start + texts.read - 1, text
         if report and left_out:
-            report(f"{left_out:,} training texts left out, which are validation texts too")
+            report(f"{left_out:,} training texts left out: they are validation texts too")
         already_reported = split == "validation" and not has_validation
         if report and texts.skipped and not already_reported:
             report(texts.summary)
@@ -134,8 +133,8 @@ class SplitTexts:
 def validation_mask(ids: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Which rows are kept for validation, given ids of what must not be in both splits.
 
-    1 % of the distinct ids, more of few: about 100 where there are 1,000 to 10,000, 10 % below,
-    at least two of at least four. The same id is always on the same side.
+    1 % of the distinct ids; about 100 if there are 1,000 to 10,000, and 10 % if there are fewer,
+    but at least two of four or more. The same id is always on the same side.
 
     Args:
         ids: a hash of each row's query, (N,).
@@ -152,13 +151,13 @@ def validation_mask(ids: NDArray[np.int64]) -> NDArray[np.bool_]:
 def shared_text_groups(
     query_ids: NDArray[np.int64], positives: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """An id for each row (N,), the same for rows that share a text, be it through other rows.
+    """An id for each row (N,), equal for rows that share a text, directly or through other rows.
 
-    It is the smallest id of the group's queries: that of its query, for a row that shares nothing.
+    It is the smallest id of the group's queries; for a row that shares nothing, its query's id.
 
     Args:
         query_ids: a hash of each row's query, (N,).
-        positives: pairs of a row's number and the hash of a positive of it, (P, 2).
+        positives: pairs of a row's number and the hash of one of its positives, (P, 2).
     """
     texts, place = np.unique(np.concatenate([query_ids, positives[:, 1]]), return_inverse=True)
     queries, others = place[: len(query_ids)], place[len(query_ids) :]
@@ -168,7 +167,7 @@ def shared_text_groups(
         joined = groups.copy()
         for end in ends:
             np.minimum.at(joined, end, groups[ends].min(axis=0))
-        joined = joined[joined]  # halves the way to the smallest
+        joined = joined[joined]  # halves the distance to the smallest id
         if (joined == groups).all():
             break
         groups = joined
@@ -182,12 +181,12 @@ def held_out_rows(
 ) -> tuple[NDArray[np.bool_], int]:
     """Which rows are kept for validation, and how many of them share a text with training.
 
-    Rows that share a query or a positive stay together, unless so many do, as where the positives
-    are a few labels, that there would be nothing to validate on: then those of a query do.
+    Rows that share a query or a positive stay together. If so many do that nothing would be left
+    to validate on, for example if the positives are a few labels, only rows with the same query do.
 
     Args:
         query_ids: a hash of each row's query, (N,).
-        positives: pairs of a row's number and the hash of a positive of it, (P, 2).
+        positives: pairs of a row's number and the hash of one of its positives, (P, 2).
     """
     groups = shared_text_groups(query_ids, positives)
     _, place, sizes = np.unique(groups, return_inverse=True, return_counts=True)
@@ -208,9 +207,9 @@ def rows_with(
     """Which rows (N,) have one of these texts as their query or a positive.
 
     Args:
-        texts: hashes, (T,).
+        texts: hashes of the texts, (T,).
         query_ids: a hash of each row's query, (N,).
-        positives: pairs of a row's number and the hash of a positive of it, (P, 2).
+        positives: pairs of a row's number and the hash of one of its positives, (P, 2).
     """
     found = np.isin(query_ids, texts)
     found[positives[np.isin(positives[:, 1], texts), 0]] = True

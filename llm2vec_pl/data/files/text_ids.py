@@ -1,4 +1,4 @@
-"""Which texts are the same, whatever the blanks between their words."""
+"""Which texts are equal, whatever the white space between their words."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 
 
 def text_id(text: str) -> int:
-    """63 bits that are equal for equal texts, whatever the blanks between their words.
+    """63 bits that are equal for equal texts, whatever the white space between their words.
 
     >>> text_id("a  text") == text_id("a text "), text_id("a text") == text_id("A text")
     (True, False)

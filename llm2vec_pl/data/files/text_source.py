@@ -1,4 +1,4 @@
-"""What a source of texts is, and which of its names mean which split."""
+"""The interface of a source of texts, and which names mean which split."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class TextSource(Protocol):
 
     @property
     def notes(self) -> list[str]:
-        """What is left out and what is read otherwise than its name says: lines to print."""
+        """Lines to print: what is left out, or read differently from what its name says."""
 
     @property
     def splits(self) -> set[str]:
@@ -36,11 +36,11 @@ class TextSource(Protocol):
         """The rows of a split, or of a shard of it, in a fixed order."""
 
     def identity(self) -> dict[str, Any]:
-        """What changes when the rows do."""
+        """A value that changes when the rows do."""
 
 
 def split_of(name: str) -> str | None:
-    """The split that a file's or folder's name says: a word such as train, valid, dev or test."""
+    """The split in a file's or folder's name: a word such as train, valid, dev or test."""
     for word in re.split(r"[^a-z]+", name.lower()):
         if word in _SPLIT_WORDS:
             return _SPLIT_WORDS[word]

@@ -1,4 +1,4 @@
-"""What Lightning has counted of the epoch that it trains."""
+"""How far Lightning has come in the epoch that it trains."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing_extensions import Self
 class FitProgress:
     """The training loop's count of batches.
 
-    A loader cannot know it: workers load ahead, Lightning fetches a batch of an unsized loader
-    ahead, and a checkpoint may be written while a batch is being trained on.
+    A loader cannot know it: workers load ahead, Lightning fetches one batch ahead from a loader
+    without a length, and a checkpoint may be written while a batch is being trained on.
 
     Args:
-        trainer: whose loop it is.
+        trainer: the trainer with the loop.
     """
 
     def __init__(self, trainer: Trainer) -> None:
@@ -24,7 +24,7 @@ class FitProgress:
 
     @classmethod
     def of(cls, trainer: object) -> Self | None:
-        """That of a trainer; None without one."""
+        """The progress of a trainer; None without one."""
         return cls(trainer) if isinstance(trainer, Trainer) else None
 
     @property
@@ -34,20 +34,20 @@ class FitProgress:
         return int(counted.processed)
 
     def batches(self) -> int | None:
-        """Batches of the epoch that were trained on; None where the trainer does not train."""
+        """Batches of the epoch that were trained on; None if the trainer is not training."""
         if self.trainer.state.fn != TrainerFn.FITTING:
             return None
         counted: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
         return int(counted.processed)
 
     def recount(self, state: dict[str, Any], batches: int) -> None:
-        """Counts the epoch's batches before a checkpoint in batches of another size or number.
+        """Converts the count of batches before a checkpoint to batches of a different size.
 
-        Lightning ends an epoch when its count is the loader's length.
+        Lightning ends an epoch when its count reaches the loader's length.
 
         Args:
-            state: a loader's, from the checkpoint.
-            batches: that the state's position is worth now.
+            state: a loader's state from the checkpoint.
+            batches: the number of today's batches before the state's position.
         """
         if state["epoch"] != self.epoch:
             return
@@ -58,8 +58,8 @@ class FitProgress:
     def complete_epoch(self) -> None:
         """Completes the epoch at whose end a checkpoint was saved.
 
-        Lightning would run it once more without batches where `max_steps` is set, and train on
-        with the number, and so the order, of the epoch after the next.
+        If `max_steps` is set, Lightning would otherwise run that epoch again without batches, and
+        then skip an epoch number, and so that epoch's order.
         """
         epochs = self.trainer.fit_loop.epoch_progress
         if epochs.total.completed < epochs.total.processed:  # type: ignore[attr-defined]

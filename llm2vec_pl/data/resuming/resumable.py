@@ -1,4 +1,4 @@
-"""A loader that goes on in the middle of an epoch, and what it asks of its sampler."""
+"""A loader that can continue in the middle of an epoch, and what it needs from its sampler."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from llm2vec_pl.errors import UserError
 
 State = dict[str, Any]
 
-# At a checkpoint the trainer may hold the batch that it works on, and Lightning one more.
+# At a checkpoint, the trainer may hold the batch that it works on, and Lightning one more.
 _PLACES_KEPT = 3
 
 
 class PassProgress(NamedTuple):
     """How far a pass has come."""
 
-    batches: int  # of the epoch, those before a resume too
+    batches: int  # of the epoch, including those before a resume
     position: Any
 
 
 class ResumableBatchSampler(DistributedSampler[Any]):
-    """Names the batches of one rank, a function of seed, epoch, rank and number of ranks.
+    """Names the batches of one rank, as a function of seed, epoch, rank and number of ranks.
 
-    A DistributedSampler, with one process too: Lightning leaves it alone and sets its epoch.
+    It is a DistributedSampler even with one process: Lightning keeps it and sets its epoch.
     """
 
     start = 0  # the position at which the next pass begins; then 0 again
 
     def batch_ends(self, start: int = 0) -> Sequence[int]:
-        """The positions after each batch of a pass that begins at one."""
+        """The positions after each batch of a pass that begins at position `start`."""
         raise NotImplementedError(f"{type(self).__name__} does not define batch_ends().")
 
     def fixed_in_epoch(self) -> dict[str, int]:
@@ -43,12 +43,12 @@ class ResumableBatchSampler(DistributedSampler[Any]):
         raise NotImplementedError(f"{type(self).__name__} does not define fixed_in_epoch().")
 
     def __len__(self) -> int:
-        """Batches of an epoch, the same in each and on each rank."""
+        """The number of batches per epoch, the same in every epoch and on every rank."""
         return len(self.batch_ends())
 
 
 class ResumableLoader(DataLoader[Any]):
-    """Loads batches, and goes on in the middle of an epoch: Lightning keeps its state.
+    """Loads batches, and can continue in the middle of an epoch: Lightning keeps its state.
 
     The state is that of the last batch that was trained on, whatever was loaded ahead.
 
@@ -56,9 +56,9 @@ class ResumableLoader(DataLoader[Any]):
         dataset: reads the batches that the sampler names.
         sampler: names the batches of this rank.
         num_workers: processes that load batches.
-        collate_fn: makes tensors of what the dataset gives.
-        progress: of the training that the batches are for; without it, a batch that was handed
-            out counts as trained on.
+        collate_fn: makes tensors from what the dataset gives.
+        progress: progress of the training that uses the batches; without it, a batch that was
+            handed out counts as trained on.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class ResumableLoader(DataLoader[Any]):
             num_workers=num_workers,
             collate_fn=collate_fn,
             pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # its own: an epoch's start must not change the dropout
+            generator=torch.Generator(),  # its own: starting an epoch must not change the dropout
         )
         self.progress = progress
         self._places = deque([PassProgress(0, self.first_position())], _PLACES_KEPT)
@@ -113,12 +113,12 @@ class ResumableLoader(DataLoader[Any]):
         return zip(super().__iter__(), sampler.batch_ends(position), strict=True)
 
     def batches_before(self, state: State) -> int:
-        """Batches of the epoch before a state: it may be from one of other batches."""
+        """Batches of the epoch before a state, which may be from an epoch of different batches."""
         sampler: Any = self.sampler
         return len(sampler) - len(sampler.batch_ends(state["position"]))
 
     def position_in(self, state: State) -> Any:
-        """The position of this rank in a state, which is that of all."""
+        """The position of this rank in a state of all ranks."""
         return state["position"]
 
     def fixed_in_epoch(self) -> dict[str, int]:
@@ -127,7 +127,7 @@ class ResumableLoader(DataLoader[Any]):
         return dict(sampler.fixed_in_epoch())
 
     def resume_problem(self, state: State) -> str | None:
-        """Why the middle of an epoch cannot go on from a state; None where it can."""
+        """Why an epoch cannot continue from a state; None if it can."""
         for name, now in self.fixed_in_epoch().items():
             before = state.get(name, 0)
             if before != now:
@@ -138,7 +138,7 @@ class ResumableLoader(DataLoader[Any]):
         return None
 
     def state_dict(self) -> State:
-        """Where in which epoch the training is, and what that depends on."""
+        """The epoch and the position in it, and what they depend on."""
         if self.pending is not None:  # nothing was loaded since
             return self.pending
         place = self._trained()
@@ -151,15 +151,15 @@ class ResumableLoader(DataLoader[Any]):
         }
 
     def load_state_dict(self, state: State) -> None:
-        """The next pass goes on from a state, if it is one through the same epoch."""
+        """Lets the next pass continue from a state, if that is from the same epoch."""
         self.pending = state
-        # Lightning fetches a batch of an unsized loader before it sets the epoch.
+        # Lightning fetches a batch from a loader without a length before it sets the epoch.
         sampler: Any = self.sampler
         sampler.set_epoch(state["epoch"] + state["ended"])
         if self.progress and self.progress.epoch == state["epoch"] + 1:
             self.progress.complete_epoch()
         elif self.progress and (state["ended"] or self.resume_problem(state) is None):
-            # It would count on from the last epoch, when it does not know an epoch's length.
+            # Lightning would count on from the last epoch if it does not know an epoch's length.
             batches = 0 if state["ended"] else self.batches_before(state)
             self.progress.recount(state, batches)
 
@@ -182,17 +182,17 @@ class ResumableLoader(DataLoader[Any]):
 
 
 def _same(state: State) -> str:
-    """What to set, to have the batches of a state again."""
+    """What to set to get the batches of a state again."""
     size, tokens = state.get("global_batch_size"), state.get("max_tokens")
     if not size:
         return "Use the same data."
     if not tokens:
         return (
-            "Use the same data, no --data.max_tokens, and a --data.batch_size that times the "
-            f"number of devices is {size:,}."
+            "Use the same data, no `max_tokens`, and a `batch_size` whose product with the number "
+            f"of devices is {size:,}."
         )
     devices = state["devices"]
     return (
-        f"Use the same data and tokenizer, --data.batch_size {size // devices}, "
-        f"--data.max_tokens {tokens} and {devices:,} device{'s' * (devices > 1)}."
+        f"Use the same data and tokenizer, `batch_size={size // devices}`, "
+        f"`max_tokens={tokens}` and {devices:,} device{'s' * (devices > 1)}."
     )

@@ -1,8 +1,8 @@
 """What a training step needs on one device, in bytes, before it runs.
 
-Weights are counted on a model without data (or on the loaded encoder), activations are measured by
-running its layers on tensors without data; neither needs memory, a GPU, or more than a second or
-two. What is left out: the CUDA context and NCCL's buffers (together 1 to 2 GiB), and what the
+Weights are counted on a model without data (or on the loaded encoder); activations are measured
+by running its layers on tensors without data. Neither needs memory, a GPU, or more than a second
+or two. Not included are the CUDA context and NCCL's buffers (together 1 to 2 GiB), and what the
 allocator loses between blocks.
 """
 

@@ -1,9 +1,9 @@
-"""How much a decoder keeps for its backward pass: measured on tensors that have shapes only.
+"""How much a decoder keeps for its backward pass, measured on tensors that have only shapes.
 
-Formulas for activations hold for one architecture. Here the modelling code itself runs, on fake
-tensors (no memory, no arithmetic), and the bytes of all living storages are counted. One layer of
-each kind runs, and then one more: what that adds is multiplied. It takes tenths of a second for a
-model of any size.
+A formula for activations fits one architecture. Here the modelling code itself runs, on fake
+tensors (no memory, no arithmetic), and the bytes of all live storages are counted. One layer of
+each kind runs, then one more; what that adds is multiplied by the number of layers. This takes
+tenths of a second for a model of any size.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from llm2vec_pl.encoder import PACKED, PackedTexts, install_packing, packed_stat
 
 @dataclass(frozen=True)
 class Activations:
-    """Bytes beside the weights and their gradients.
+    """Bytes in addition to the weights and their gradients.
 
     Args:
-        kept: when the forward pass ends.
-        transient: the most that lies beside those, in passing.
-        last: the most while the backward pass is in its last layer.
+        kept: bytes at the end of the forward pass.
+        transient: the most bytes held temporarily in addition to `kept`.
+        last: the most bytes while the backward pass is in its last layer.
     """
 
     kept: int
@@ -55,12 +55,12 @@ def measure(
     """The activations of a forward and backward pass of the decoder.
 
     Args:
-        decoder: on the meta device; its list of layers is not the same afterwards.
-        rows: texts that run at once.
-        length: of each, in tokens.
-        prepare: puts on a copy of the decoder what is trained; on the meta device too.
-        autocast: what mixed precision computes in; None without it.
-        gpu: whether dropout saves what it does on a GPU.
+        decoder: a decoder on the meta device; its list of layers is changed.
+        rows: number of texts that run at once.
+        length: length of each text, in tokens.
+        prepare: adds what is trained to a copy of the decoder, also on the meta device.
+        autocast: the dtype of mixed precision; None without it.
+        gpu: whether dropout saves what it saves on a GPU.
 
     Raises:
         Exception: whatever the modelling code raises on tensors without data.
@@ -91,7 +91,7 @@ def measure(
 def _run(
     decoder: nn.Module, rows: int, length: int, autocast: torch.dtype | None, gpu: bool
 ) -> tuple[int, int]:
-    """The bytes alive when the forward pass ends, and the most that ever were."""
+    """The bytes alive when the forward pass ends, and the most that were ever alive."""
     decoder.train()
     # The fake device is always the CPU: autograd cannot run on fake CUDA tensors without CUDA.
     live = LiveBytes(gpu)
@@ -99,7 +99,7 @@ def _run(
         _give_shapes(decoder)
         live.ignore((*decoder.parameters(), *decoder.buffers()))
         for parameter in decoder.parameters():
-            if parameter.requires_grad:  # gradients are counted apart
+            if parameter.requires_grad:  # gradients are counted separately
                 parameter.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
         with live:
             with torch.autocast("cpu", autocast or torch.bfloat16, enabled=autocast is not None):
@@ -113,7 +113,7 @@ def _states(decoder: nn.Module, rows: int, length: int) -> Tensor:
     ids = torch.zeros(rows, length, dtype=torch.long)
     if text_config(decoder)._attn_implementation in PACKED and accepts_position_ids(decoder):
         install_packing()
-        # Not for the padding: a packed batch builds no mask of (L, L), on whose data code depends.
+        # Not to save padding: a packed batch builds no (L, L) mask, on whose data code depends.
         places = torch.arange(rows * length)
         boundaries = torch.arange(rows + 1, dtype=torch.int32)
         texts = PackedTexts(((rows, length),), places, places, boundaries)
@@ -123,8 +123,8 @@ def _states(decoder: nn.Module, rows: int, length: int) -> Tensor:
 
 
 def _give_shapes(decoder: nn.Module) -> None:
-    """Fake tensors in the place of those on the meta device, which autocast does not know."""
-    made: dict[int, nn.Parameter] = {}  # one weight in two places stays one
+    """Replaces tensors on the meta device, which autocast does not know, with fake tensors."""
+    made: dict[int, nn.Parameter] = {}  # a weight that is used twice stays one weight
     for module in decoder.modules():
         for name, p in module._parameters.items():
             if p is not None:
@@ -138,10 +138,10 @@ def _give_shapes(decoder: nn.Module) -> None:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the storages that operations have made and nobody has let go.
+    """Counts the bytes of storages that operations have made and that are still in use.
 
     Args:
-        gpu: whether the mask of a dropout has a byte a number, as on a GPU; a CPU keeps factors.
+        gpu: whether a dropout's mask has one byte per number, as on a GPU; a CPU keeps factors.
     """
 
     def __init__(self, gpu: bool) -> None:
@@ -157,7 +157,7 @@ class LiveBytes(TorchDispatchMode):
         return self._most
 
     def ignore(self, tensors: Iterable[Tensor]) -> None:
-        """Leaves tensors out that were there before."""
+        """Leaves out tensors that existed before."""
         self._freed.update((tensor.untyped_storage(), int) for tensor in tensors)
 
     def __torch_dispatch__(
@@ -175,7 +175,7 @@ class LiveBytes(TorchDispatchMode):
     def _note(self, storage: Any) -> None:
         if storage in self._freed:
             return
-        # Before it is added: a gradient is let go before the next operation, and is no peak.
+        # Before it is added: a gradient is freed before the next operation, and makes no peak.
         self._most = max(self._most, self.now)
         self._resize(storage, storage.nbytes())
 
@@ -199,7 +199,7 @@ def _longest_list(decoder: nn.Module) -> tuple[nn.Module, str]:
 
 
 def _alike(layers: Sequence[nn.Module]) -> list[list[int]]:
-    """The numbers of the layers, those of one kind together."""
+    """The numbers of the layers, grouped by kind."""
     kinds: dict[Any, list[int]] = defaultdict(list)
     for number, layer in enumerate(layers):
         modules = tuple((name, type(module)) for name, module in layer.named_modules())
@@ -210,7 +210,7 @@ def _alike(layers: Sequence[nn.Module]) -> list[list[int]]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without what libraries say of models that are nobody's."""
+    """Silences what libraries say about models that exist only to be measured."""
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

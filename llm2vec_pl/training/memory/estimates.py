@@ -34,18 +34,18 @@ def estimate(
     """What a step needs, from the decoder's configuration alone.
 
     Args:
-        config: of the causal language model.
+        config: configuration of the causal language model.
         step: what one device does.
-        dtype: of the weights; a LoRA's is float32.
-        lora_rank: 0 trains all weights.
-        lora_dropout: on the LoRA's input, whose mask is kept.
-        quantization: of the frozen linear layers.
-        gradient_checkpointing: keep the layers' inputs only.
-        attention: transformers' implementation; the architecture's best one if None. Fused ones
-            all keep the same.
+        dtype: dtype of the weights; a LoRA's is float32.
+        lora_rank: rank of the LoRA; 0 trains all weights.
+        lora_dropout: dropout on the LoRA's input, whose mask is kept.
+        quantization: quantization of the frozen linear layers.
+        gradient_checkpointing: keep only the layers' inputs.
+        attention: transformers' implementation; the architecture's best one if None. All fused
+            ones keep the same.
 
     Returns:
-        None for an architecture that transformers cannot build without its weights.
+        The estimate; None for an architecture that transformers cannot build without its weights.
     """
     model = _without_data(config, dtype, attention, step.device == "cuda")
     if model is None:
@@ -57,10 +57,10 @@ def estimate(
 
 
 def estimate_of(encoder: Any, step: Step) -> Memory:
-    """What a step of a loaded `Encoder` needs; its weights are counted as they are.
+    """What a step of a loaded `Encoder` needs, counting its weights as they are.
 
     Args:
-        encoder: with its weights, before or after sharding.
+        encoder: a loaded encoder, before or after sharding.
         step: what one device does.
     """
     config, adapter = encoder.config, getattr(encoder.decoder, "peft_config", {}).get("default")
@@ -81,9 +81,9 @@ def _without_data(
     from transformers import AutoModelForCausalLM
 
     config = copy.deepcopy(config)
-    # Of fused kernels only PyTorch's own runs without a GPU; all keep the same.
+    # Of the fused kernels, only PyTorch's own runs without a GPU; all keep the same.
     attention = attention if attention == "eager" else None
-    if gpu and attention is None:  # those of a GPU keep no (L, L) for dropout, a CPU's do
+    if gpu and attention is None:  # a GPU's keep no (L, L) for dropout, a CPU's do
         text = config.get_text_config(decoder=True)
         for name in ATTENTION_DROPOUTS:
             if hasattr(text, name):

@@ -1,4 +1,4 @@
-"""How much memory a device has left."""
+"""How much memory a device has free."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ CONTROL_GROUPS = Path("/sys/fs/cgroup")
 
 
 def free_memory(device: torch.device | str) -> int | None:
-    """Bytes that a device has free; None where that is unknown. A container's limit counts."""
+    """The bytes that are free on a device; None if unknown. A container's limit counts."""
     device = torch.device(device)
     if device.type == "cuda":
         idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -30,7 +30,7 @@ def _available() -> int | None:
 
 
 def _left_in_container(root: Path = CONTROL_GROUPS) -> int | None:
-    """Under the limit of the control group, version 2 or 1; None where there is no limit."""
+    """Bytes left within the control group's limit, version 2 or 1; None without a limit."""
     for folder, limit, used in (
         (root, "memory.max", "memory.current"),
         (root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
@@ -40,5 +40,5 @@ def _left_in_container(root: Path = CONTROL_GROUPS) -> int | None:
             statistics = dict(x.split() for x in (folder / "memory.stat").read_text().splitlines())
         except (OSError, ValueError):  # no such file; "max"
             continue
-        return left + int(statistics.get("inactive_file", 0))  # files' pages, which give way
+        return left + int(statistics.get("inactive_file", 0))  # files' pages, which can go
     return None

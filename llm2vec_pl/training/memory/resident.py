@@ -1,4 +1,4 @@
-"""What a process on a CPU has resident: its tensors, its libraries, and what its heap keeps."""
+"""A process's resident memory on a CPU: tensors, libraries, and what the heap keeps."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from llm2vec_pl.training.memory.step import Memory, gib
 
 MMAP_THRESHOLD = "MALLOC_MMAP_THRESHOLD_"
 IN_THE_HEAP = 32 * 2**20
-"""Bytes of a block that glibc may keep in its heap; larger ones always go back at once."""
+"""Size of the largest block that glibc may keep in its heap; larger ones are returned at once."""
 
 SPREAD = 2.5
-"""How far a fragmented heap spreads what is made and freed in a step, at most: steps of 2,000
-tokens of a decoder of 135 million weights took 2.2 and 2.4 times as much, and 1.0 with all blocks
-given back at once."""
+"""How much more memory a fragmented heap takes for what a step makes and frees, at most. Steps of
+2,000 tokens with a decoder of 135 million weights took 2.2 and 2.4 times as much, and 1.0 with
+all blocks returned at once."""
 
 
 def resident_now() -> int | None:
-    """Bytes that this process has resident; None where that is unknown."""
+    """The resident bytes of this process; None if unknown."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
@@ -36,11 +36,11 @@ def heap_keeps(block: int) -> bool:
 
 
 def resident_after(memory: Memory, now: int, block: int) -> tuple[int, int]:
-    """Bytes that the process will have resident in a step: about, and at most.
+    """The process's resident bytes in a step: about, and at most.
 
     Args:
-        memory: the step's, with the weights that are loaded already.
-        now: bytes resident before it.
+        memory: the step's memory, including the weights that are loaded already.
+        now: resident bytes before the step.
         block: bytes of a tensor of states, (T, D).
     """
     about = now + memory.total - memory.frozen - memory.trained
@@ -49,11 +49,11 @@ def resident_after(memory: Memory, now: int, block: int) -> tuple[int, int]:
 
 
 def resident_line(now: int, about: int, most: int, free: int | None) -> str:
-    """That in words, in GiB, against what is free."""
+    """A line with these numbers, in GiB, and with what is free."""
     line = f"the process has {gib(now)} GiB with its libraries and will have about {gib(about)}"
     if most > about:
         line += (
-            f", at most {gib(most)} as its heap fragments ({MMAP_THRESHOLD}=1048576 in the "
-            "environment avoids that, and takes some time)"
+            f", at most {gib(most)} if its heap fragments ({MMAP_THRESHOLD}=1048576 in the "
+            "environment avoids that, and is a little slower)"
         )
     return line if free is None else f"{line}, of {gib(now + free)} GiB free"

@@ -18,7 +18,7 @@ LOGITS_AT_ONCE = 2**23
 """`NextTokenObjective.logits_at_once`, without Lightning's import."""
 
 BYTES_PER_LOGIT = 8
-"""Float32 twice, or once beside half precision twice: what scales logits makes a copy."""
+"""Float32 twice, or float32 once and half precision twice: scaling logits makes a copy."""
 
 
 @dataclass(frozen=True)
@@ -26,17 +26,17 @@ class Step:
     """What one device does in a training step.
 
     Args:
-        tokens: whose activations exist at once: those of its batch, or of a `chunk_size` of texts;
-            padding does not count where the decoder runs padding-free.
-        length: of a text, in tokens; attention without a fused kernel keeps its square.
-        precision: Lightning's: "32-true", "bf16-true", "bf16-mixed", "16-mixed", …
-        labels: the share of the tokens that the head predicts, as MNTP's `mask_probability`; 0
-            for an objective without it.
-        accumulates: whether gradients lie there while activations do: in chunks, or under
-            `accumulate_grad_batches`.
-        devices: of the whole run.
-        sharded: by FSDP2; else each device has everything.
-        device: "cuda" or "cpu", which do not save the same for dropout.
+        tokens: number of tokens whose activations exist at once: those of the batch, or of
+            `chunk_size` texts; padding does not count if the decoder runs padding-free.
+        length: tokens of a text; attention without a fused kernel keeps the square of this.
+        precision: Lightning's precision: "32-true", "bf16-true", "bf16-mixed", "16-mixed", …
+        labels: the share of the tokens that the head predicts, such as MNTP's
+            `mask_probability`; 0 for an objective without predictions.
+        accumulates: whether gradients and activations exist at the same time: with chunks, or
+            with `accumulate_grad_batches`.
+        devices: number of devices of the whole run.
+        sharded: whether FSDP2 shards the weights; otherwise each device has all of them.
+        device: "cuda" or "cpu", which save different things for dropout.
     """
 
     tokens: int
@@ -50,33 +50,33 @@ class Step:
 
     @property
     def autocast(self) -> torch.dtype | None:
-        """What mixed precision computes in."""
+        """The dtype of mixed precision; None without it."""
         if "mixed" not in self.precision:
             return None
         return torch.bfloat16 if self.precision.startswith("bf16") else torch.float16
 
     @property
     def rows(self) -> int:
-        """Texts, the last of them perhaps counted whole."""
+        """Number of texts, rounded up."""
         return -(-self.tokens // self.width)
 
     @property
     def width(self) -> int:
-        """Tokens of a text."""
+        """Number of tokens of a text."""
         return min(self.tokens, self.length)
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one device at the fullest moment of a step, which they add up to.
+    """Bytes on one device at the fullest moment of a step.
 
     Args:
         frozen: weights that are not trained.
-        trained: weights that are; a LoRA, or all.
+        trained: weights that are trained: a LoRA, or all.
         optimizer: AdamW's two moments.
-        gradients: those that exist then, and DDP's buckets.
-        activations: kept for the backward pass; None where the architecture could not be measured.
-        transient: what is in passing: a layer computed again, logits, gathered layers.
+        gradients: gradients that exist at that moment, and DDP's buckets.
+        activations: kept for the backward pass; None if the architecture could not be measured.
+        transient: temporary: a layer computed again, logits, gathered layers.
     """
 
     frozen: int
@@ -88,23 +88,23 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """All of them; without the activations where those are unknown."""
+        """The sum; without the activations if those are unknown."""
         known = (self.frozen, self.trained, self.optimizer, self.gradients, self.transient)
         return sum(known) + (self.activations or 0)
 
     def fits(self, free: int | None, loaded: bool = False) -> bool | None:
-        """Whether it fits into so many free bytes; None where either is unknown.
+        """Whether this fits into `free` bytes; None if either is unknown.
 
         Args:
             free: from `free_memory`.
-            loaded: whether the weights lie there already, and are not among the free bytes.
+            loaded: whether the weights are on the device already, and so not among the free bytes.
         """
         if free is None or self.activations is None:
             return None
         return self.total <= free + (self.frozen + self.trained if loaded else 0)
 
     def line(self, free: int | None = None, loaded: bool = False) -> str:
-        """All in one line, in GiB or MiB; arguments as those of `fits`."""
+        """Everything in one line, in GiB or MiB; the arguments are those of `fits`."""
         unit, shown = ("GiB", gib) if self.total >= GIB else ("MiB", lambda v: f"{v / 2**20:,.0f}")
         parts = {
             "frozen weights": self.frozen,
@@ -122,7 +122,7 @@ class Memory:
 
 
 def gib(size: float) -> str:
-    """Bytes as GiB, with one decimal; two where it is less than one."""
+    """Bytes as GiB with one decimal, or two below 1 GiB."""
     return f"{size / GIB:,.{1 if size >= GIB else 2}f}"
 
 
@@ -132,9 +132,9 @@ def gib(size: float) -> str:
 def add_up(
     weights: Sequence[Weight], activations: Activations | None, step: Step, vocabulary: int
 ) -> Memory:
-    """The fuller of two moments, in which the backward pass begins and ends.
+    """The fuller of two moments: the beginning and the end of the backward pass.
 
-    The optimizer's step needs nothing beside: it is fused.
+    The optimizer's step needs no further memory: it is fused.
     """
     shards = step.devices if step.sharded else 1
     frozen = sum(_share(w, shards) for w in weights if not w.trained)
@@ -165,7 +165,7 @@ def _share(weight: Weight, shards: int) -> int:
 
 
 def _gathered(weights: Sequence[Weight]) -> int:
-    """Two groups that FSDP2 holds whole, one of them ahead, and the gradients of two."""
+    """Two groups that FSDP2 holds whole, one of them in advance, and the gradients of two."""
     groups: Counter[str] = Counter()
     gradients: Counter[str] = Counter()
     for weight in weights:
@@ -176,7 +176,7 @@ def _gathered(weights: Sequence[Weight]) -> int:
 
 
 def _head(weights: Sequence[Weight], step: Step, vocabulary: int) -> int:
-    """A chunk of logits, and beside it the head in half precision and its gradient."""
+    """A chunk of logits, the head in half precision, and the head's gradient."""
     head = max((w for w in weights if w.group == HEAD), key=lambda w: w.count, default=None)
     if head is None:
         return 0

@@ -14,7 +14,7 @@ from llm2vec_pl.decoder import decoder_layers
 WeightQuantization = Literal["nf4", "int8"]
 
 NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)
-"""Of a weight: 4 bits, and its share of the scales, quantized themselves (QLoRA, section 3)."""
+"""Bytes per weight: 4 bits, and a share of the scales, which are quantized too (QLoRA, sec. 3)."""
 
 HEAD, REST = "head", "rest"
 
@@ -24,11 +24,11 @@ class Weight:
     """One weight matrix or vector.
 
     Args:
-        group: what FSDP2 gathers together: a layer's name, REST of the decoder, or HEAD.
-        count: numbers.
-        size: bytes.
-        trained: whether it is.
-        quantized: how, if it is.
+        group: the group that FSDP2 gathers it with: a layer's name, REST of the decoder, or HEAD.
+        count: how many numbers it has.
+        size: its bytes.
+        trained: whether it is trained.
+        quantized: how it is quantized, if at all.
     """
 
     group: str
@@ -39,7 +39,7 @@ class Weight:
 
     @property
     def shards(self) -> bool:
-        """Whether FSDP2 gives each device a part of it; the head and int8 are whole everywhere."""
+        """Whether FSDP2 gives each device a part of it; the head and int8 weights stay whole."""
         return self.group != HEAD and self.quantized != "int8"
 
 
@@ -49,10 +49,10 @@ def planned_weights(
     """The weights that an `Encoder` will have.
 
     Args:
-        decoder: as transformers builds it, on any device.
-        head: from `split_causal_lm`.
-        lora_rank: 0 trains all weights but an untied head.
-        quantization: of the decoder's linear layers.
+        decoder: a decoder as transformers builds it, on any device.
+        head: the head, from `split_causal_lm`.
+        lora_rank: rank of the LoRA; 0 trains all weights except an untied head.
+        quantization: quantization of the decoder's linear layers.
     """
     linear = {id(m.weight) for m in decoder.modules() if type(m) in (nn.Linear, Conv1D)}
     groups = _groups(decoder, head)
@@ -71,7 +71,7 @@ def planned_weights(
 
 
 def found_weights(encoder: Any) -> Iterator[Weight]:
-    """The weights that a loaded `Encoder` has, over all devices that share them."""
+    """The weights of a loaded `Encoder`, on all devices that share them."""
     groups = _groups(encoder.decoder, encoder.lm_head)
     for weight in encoder.parameters():
         group, count = groups.get(id(weight), REST), weight.numel()
@@ -87,10 +87,10 @@ def found_weights(encoder: Any) -> Iterator[Weight]:
 
 
 def quantized_size(count: int, rows: int, quantization: WeightQuantization) -> int:
-    """Bytes of a matrix of so many numbers, with its scales."""
+    """Bytes of a matrix of `count` numbers, with its scales."""
     if quantization == "nf4":
         return round(count * NF4_BYTES)
-    return count + 4 * rows  # a scale a row, in float32
+    return count + 4 * rows  # one scale per row, in float32
 
 
 def _groups(decoder: nn.Module, head: nn.Module) -> dict[int, str]:

@@ -1,4 +1,4 @@
-"""What lies at a path, in a few digits: whether a result was made from what is there now."""
+"""Fingerprints of what is at a path, to tell whether a result was made from it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 from llm2vec_pl.decoder import LINEAGE, locate
 from llm2vec_pl.files import fingerprint
 
-BLOCK, BLOCKS = 2**20, 256  # bytes read at once, and blocks read of a file that has more
+BLOCK, BLOCKS = 2**20, 256  # bytes per block, and blocks read of a larger file
 
 
 def encoder_contents(name: str) -> str:
-    """The fingerprint of all that an encoder is made of: weights, adapters, tokenizer, settings.
+    """The fingerprint of everything in an encoder: weights, adapters, tokenizer, settings.
 
-    How they came about does not count. What lies on the hub counts by its name and revision.
+    Their history does not count. What is on the hub counts by its name and revision.
 
     Args:
         name: any `--encoder.model_name`.
@@ -34,11 +34,11 @@ def encoder_contents(name: str) -> str:
 
 
 def file_contents(values: Any, folders: bool = False) -> dict[str, str]:
-    """The contents of the files, by path, that flags or a configuration name.
+    """The fingerprints, by path, of the files that flags or a configuration name.
 
     Args:
         values: texts, such as `path` or `--data.path=path`, or lists and dictionaries of them.
-        folders: whether a folder counts too, by the names and sizes of its files.
+        folders: whether folders count too, by the names and sizes of their files.
     """
     found = {}
     for text in _texts(values):
@@ -54,7 +54,7 @@ def file_contents(values: Any, folders: bool = False) -> dict[str, str]:
 
 
 def _contents(name: str) -> str:
-    """Of a folder; of a name on the hub, the name."""
+    """The fingerprint of a folder; for a name on the hub, the name."""
     folder = Path(name)
     if not folder.is_dir():
         return name
@@ -83,10 +83,10 @@ def _of_file(path: Path) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _digest(path: Path, size: int, changed: int) -> str:
-    """Of a file's size and bytes, read once for each state that it is seen in.
+    """A digest of a file's size and bytes, computed once for each state of the file.
 
-    Of one of gigabytes blocks from its beginning to its end are read: training changes all of a
-    weight, and who edits a text changes its size.
+    From a file of gigabytes, only blocks spread over it are read: training changes all of a
+    weight, and editing a text changes its size.
     """
     digest = hashlib.blake2b(str(size).encode(), digest_size=8)
     last = max(0, size - BLOCK)

@@ -1,4 +1,4 @@
-"""From decoder to encoder: the recipes one after the other, and what each of them brought."""
+"""From decoder to encoder: the recipes one after another, and what each of them brought."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ ROWS = {"mntp": "+ MNTP", "simcse": "+ SimCSE", "supervised": "supervised"}
 
 @dataclass
 class Pipeline:
-    """Runs the recipes of the method's steps, each from what the one before has left.
+    """Runs the recipes of the method's steps, each starting from the result of the one before.
 
-    Each stage is the command that a user would give, in a process of its own. What is finished is
-    not run again, and what was interrupted goes on from its last checkpoint, as long as it was made
-    from what is there now: when a stage is trained anew, so are those that start from it, and
-    whatever has changed is measured anew. Runs that are out of date stay on disk, unused.
+    Each stage is the command that a user would type, in its own process. A finished stage is not
+    run again, and an interrupted one continues from its last checkpoint, if its inputs have not
+    changed since. If a stage is trained again, so are those that start from it, and whatever has
+    changed is measured again. Outdated runs stay on disk, unused.
 
     Args:
         recipes: the folder with mntp.py, simcse.py and supervised.py.
         configs: the folder with mntp.yaml, simcse.yaml and supervised.yaml.
-        out: where the stages' runs and the results go.
-        model_name: the decoder to start from, any `--encoder.model_name`; that of mntp.yaml if
-            null.
-        causal: leave out step 1 and MNTP, to compare: the same decoder with causal attention.
+        out: the folder for the stages' runs and the results.
+        model_name: the decoder to start from, any `--encoder.model_name`; by default that of
+            mntp.yaml.
+        causal: leave out step 1 and MNTP, for comparison: the same decoder with causal attention.
         supervised_from: the stage that supervised training starts from; the paper's best is mntp.
-        sts: pairs of sentences with scores to measure each row on, as `stsb_test.jsonl`.
-        flags: further flags of the recipes, as `--trainer.devices 8`; for one stage only when
-            written `--mntp.trainer.max_steps 100`.
+        sts: file of sentence pairs with scores to measure each row on, such as `stsb_test.jsonl`.
+        flags: further flags of the recipes, such as `--trainer.devices 8`; for a single stage,
+            write `--mntp.trainer.max_steps 100`.
     """
 
     recipes: Path
@@ -56,11 +56,11 @@ class Pipeline:
     def __post_init__(self) -> None:
         missing = [str(self.config(s)) for s in self.stages if not self.config(s).is_file()]
         if missing:
-            raise UserError(f"--configs {self.configs} lacks {', '.join(missing)}.")
+            raise UserError(f"--configs {self.configs} lacks {', '.join(missing)}. Write it there.")
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """What is trained; MNTP is for bidirectional decoders."""
+        """The stages to train; MNTP is for bidirectional decoders."""
         return STAGES[1:] if self.causal else STAGES
 
     def config(self, stage: Stage) -> Path:
@@ -68,7 +68,7 @@ class Pipeline:
         return self.configs / f"{stage}.yaml"
 
     def folder(self, stage: Stage) -> Path:
-        """Where the runs of a stage go."""
+        """The folder for the runs of a stage."""
         return self.out / stage
 
     def run(self) -> dict[str, dict[str, float]]:
@@ -93,7 +93,7 @@ class Pipeline:
         return rows
 
     def base(self) -> str:
-        """The decoder that all starts from."""
+        """The decoder that everything starts from."""
         if self.model_name:
             return self.model_name
         import yaml
@@ -107,7 +107,7 @@ class Pipeline:
         return before[stage] if before.get(stage) in self.stages else None
 
     def record(self, stage: Stage) -> StageRecord:
-        """What a stage was made from and has left."""
+        """The record of what a stage was made from and has left."""
         return StageRecord(self.folder(stage))
 
     def start(self, stage: Stage) -> str:
@@ -129,7 +129,7 @@ class Pipeline:
         return [*words, *flags_of(stage, self.flags)]
 
     def is_done(self, stage: Stage) -> bool:
-        """Whether a stage was finished by this command, from what is there now.
+        """Whether a stage was finished by this command, and its inputs have not changed.
 
         Raises:
             UserError: if it was finished by another command, or its files have changed since.
@@ -141,7 +141,7 @@ class Pipeline:
         return (before is None or self.is_done(before)) and record.is_of(self._real_start(stage))
 
     def _real_start(self, stage: Stage) -> str:
-        """What the command starts from; a flag for the stage may have the last word."""
+        """What the command starts from; a flag for the stage may override it."""
         words = self.command(stage)
         split = [
             part for word in words for part in (word.split("=", 1) if START in word else [word])
@@ -149,7 +149,7 @@ class Pipeline:
         return [after for word, after in pairwise(split) if word == START][-1]
 
     def _files(self, stage: Stage) -> dict[str, str]:
-        """The contents of the files that a stage is made from: its configuration, and data."""
+        """The fingerprints of the files that a stage is made from: its configuration and data."""
         import yaml
 
         config = yaml.safe_load(self.config(stage).read_text())
@@ -168,11 +168,11 @@ class Pipeline:
             raise UserError(f"{stage}: {result.stderr.strip().removeprefix('error: ')}")
 
     def _train(self, stage: Stage) -> float:
-        """Trains a stage unless it is done; the minutes that it took."""
+        """Trains a stage unless it is done; returns the minutes that it took."""
         record = self.record(stage)
         if not self.is_done(stage):
             if record.done:
-                print(f"\n{stage}: not what would be trained now; it is trained anew", flush=True)
+                print(f"\n{stage}: its inputs have changed; training it again", flush=True)
             started = time.monotonic()
             command = self.command(stage)
             print(f"\n$ python {shlex.join(command[1:])}", flush=True)
@@ -181,17 +181,18 @@ class Pipeline:
                 {"command": command[1:], "files": self._files(stage), "start": start}
             )
             if checkpoint:
-                print(f"  going on from {checkpoint}", flush=True)
+                print(f"  continuing from {checkpoint}", flush=True)
                 command += ["--resume", str(checkpoint)]
             if subprocess.run(command, check=False).returncode:
                 raise UserError(
-                    f"{stage} did not finish. The same command goes on from its last checkpoint."
+                    f"{stage} did not finish. Run the same command to continue from its last "
+                    "checkpoint."
                 )
             record.end((time.monotonic() - started) / 60)
         return float(record.done["minutes"])
 
     def _measure(self, row: str, model_name: str, **options: Any) -> dict[str, float]:
-        """The metrics of an encoder, from the results' file where they are there."""
+        """The metrics of an encoder, from the results file if it has them."""
         file = self.out / "results.json"
         results = read_json(file)
         key = {
@@ -214,7 +215,7 @@ class Pipeline:
 
 
 def flags_of(stage: Stage, flags: Sequence[str]) -> list[str]:
-    """The flags for a stage, of those for all and those for one, such as `--mntp.model.x 1`."""
+    """The flags for a stage: those for all, and its own, such as `--mntp.model.x 1`."""
     chosen: list[str] = []
     wanted = True
     for word in flags:
@@ -228,7 +229,7 @@ def flags_of(stage: Stage, flags: Sequence[str]) -> list[str]:
 
 
 def _docs() -> str:
-    """The fingerprint of the documentation that is retrieved: that of the installed packages."""
+    """The fingerprint of the documentation to retrieve, that of the installed packages."""
     from llm2vec_pl.data import PythonDocs  # imports Lightning, which takes seconds
 
     return fingerprint(PythonDocs().source())

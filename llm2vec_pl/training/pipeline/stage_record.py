@@ -1,4 +1,4 @@
-"""What a pipeline's stage was made from, and what it has left, on disk beside its runs."""
+"""What a pipeline's stage was made from, and what it has left, on disk with its runs."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from llm2vec_pl.errors import UserError
 from llm2vec_pl.files import read_json, write_json
 from llm2vec_pl.training.pipeline.contents import encoder_contents
 
-DONE = "done.json"  # of a stage that is finished
-BEGUN = "begun.json"  # of the training that was begun last
+DONE = "done.json"  # of a finished stage
+BEGUN = "begun.json"  # of the training that began last
 START = "--encoder.model_name"
-OTHER = "Name another folder with --out, or delete that one."
+OTHER = "Name another folder with --out, or delete this one."
 
 
 class StageRecord:
     """The record of one stage.
 
-    What a stage is made from is a dictionary: its `command`; `files`, the contents of its
-    configuration and its data by path; and `start`, those of the encoder that it starts from.
+    What a stage is made from is a dictionary: its `command`; `files`, the fingerprints of its
+    configuration and its data by path; and `start`, that of the encoder that it starts from.
 
     Args:
-        folder: of the stage's runs.
+        folder: the folder of the stage's runs.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -33,7 +33,7 @@ class StageRecord:
 
     @property
     def done(self) -> dict[str, Any]:
-        """What the finished stage was made from, its `encoder`, and its `minutes`; or nothing."""
+        """What a finished stage was made from, its `encoder` and `minutes`; else empty."""
         return read_json(self.folder / DONE)
 
     @property
@@ -46,8 +46,8 @@ class StageRecord:
         """Checks that the finished stage was made by this command, from these files.
 
         Args:
-            command: as it would be given now.
-            files: the contents of what it names.
+            command: the command as it would be run now.
+            files: the fingerprints of the files that it names.
             follows: whether it starts from another stage, whose folder's name does not matter.
 
         Raises:
@@ -58,17 +58,17 @@ class StageRecord:
         if _without_start(before, follows) != _without_start(command, follows):
             raise UserError(
                 f"{self.folder} was trained by another command:\n  {shlex.join(before)}\n"
-                f"but this one asks for\n  {shlex.join(command)}\n{OTHER}"
+                f"but this run needs\n  {shlex.join(command)}\n{OTHER}"
             )
-        was = done.get("files", files)  # an earlier version noted none
+        was = done.get("files", files)  # an earlier version recorded none
         changed = [path for path in {**was, **files} if was.get(path) != files.get(path)]
         if changed:
             raise UserError(
-                f"{', '.join(changed)} is not as it was when {self.folder} was trained. {OTHER}"
+                f"{', '.join(changed)} has changed since {self.folder} was trained. {OTHER}"
             )
 
     def is_of(self, start: str) -> bool:
-        """Whether the finished stage's encoder is there, and was made from this start.
+        """Whether the finished stage's encoder exists, and was made from this start.
 
         Args:
             start: any `--encoder.model_name`.
@@ -76,29 +76,29 @@ class StageRecord:
         done = self.done
         if not Path(self.encoder).is_dir():
             return False
-        if "contents" not in done:  # an earlier version's, which only has its date
+        if "contents" not in done:  # from an earlier version: only the date is known
             return not _is_newer(Path(start), self.folder / DONE)
         contents = encoder_contents(self.encoder)
         return bool(done["start"] == encoder_contents(start) and done["contents"] == contents)
 
     def begin(self, made_from: dict[str, Any]) -> Path | None:
-        """Notes what the stage is about to be made from.
+        """Records what the stage is about to be made from.
 
         Returns:
-            The last checkpoint of a run that was interrupted and was made from the same.
+            The last checkpoint of an interrupted run that was made from the same; else None.
         """
         begun = read_json(self.folder / BEGUN)
         earlier = begun.get("earlier", [])
         if begun.get("made_from") != made_from:
             runs = sorted(path.name for path in self.folder.glob("version_*"))
-            # Without a record an interrupted run is an earlier version's.
+            # An interrupted run without a record is from an earlier version.
             earlier = runs if begun or self.done else []
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(self.folder / BEGUN, {"made_from": made_from, "earlier": earlier})
         return interrupted(self.folder, earlier)
 
     def end(self, minutes: float) -> None:
-        """Notes what the training has left that was begun last.
+        """Records what the training that began last has left.
 
         Raises:
             UserError: if it has left no encoder.
@@ -106,7 +106,9 @@ class StageRecord:
         begun = read_json(self.folder / BEGUN)
         encoder = newest_run(self.folder)
         if encoder == self.folder or encoder.parent.name in begun["earlier"]:
-            raise UserError(f"The training in {self.folder} has left no encoder.")
+            raise UserError(
+                f"The training in {self.folder} has left no encoder. Read its output above."
+            )
         done = {
             **begun["made_from"],
             "minutes": minutes,
@@ -117,10 +119,10 @@ class StageRecord:
 
 
 def interrupted(folder: Path, earlier: Sequence[str] = ()) -> Path | None:
-    """The last checkpoint of a recipe's newest run, which has not left an encoder.
+    """The last checkpoint of a recipe's newest run that has not left an encoder.
 
     Args:
-        folder: of the recipe's runs.
+        folder: the folder of the recipe's runs.
         earlier: names of runs that were made from something else.
     """
     runs = [run for run in folder.glob("version_*") if not (run / ENCODER).exists()]
