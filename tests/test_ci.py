@@ -54,7 +54,7 @@ def test_a_branch_that_changes_no_decoder_tests_a_sample(branch):
         "llm2vec_pl/decoder/architectures.py",
         ".ci/constraints.txt",
         "tests/tiny_models.py",
-        "tests/architecture_sample.py",
+        "tests/bidirectional/architecture_sample.py",
     ],
 )
 def test_a_branch_that_changes_what_decoders_do_tests_all_of_them(branch, name):

@@ -23,7 +23,7 @@ from tiny_models import tiny_causal_lm, tiny_config
 
 from llm2vec_pl.decoder import architectures
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 MODEL_TYPES = ("REFUSED", "TRIANGULAR_BUFFERS", "FIXED_ATTENTION_DROPOUT", "LEARNED_POSITIONS")
 """Constants that name architectures of one kind."""
