@@ -1,6 +1,7 @@
 """The package reads like the paper: rooms with one door each, and imports that go one way."""
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
@@ -24,6 +25,8 @@ INNER = [
     f"llm2vec_pl.{room}" for room in ("decoder", "distributed", "bidirectional", "lora", "encoder")
 ]
 """Rooms whose doors are for other rooms; those of the others are for users too."""
+
+NOTEBOOK_IMPORT = re.compile(r"from (llm2vec_pl[\w.]*) import ([\w, ]+)")
 
 DEEP = {"llm2vec_pl.distributed.fsdp2"}
 """Lightning's strategy, which the room does not name: encoding needs no Lightning."""
@@ -112,7 +115,9 @@ def test_a_door_names_only_what_others_take() -> None:
         for target, name in imports(path)
         if target != room_of(module)
     }
-    taken |= {item for folder in ("recipes", "benchmarks") for item in _outside(folder)}
+    taken |= {
+        item for folder in ("recipes", "benchmarks", "notebooks") for item in _outside(folder)
+    }
     idle = {
         f"{module}.{name}"
         for module in INNER
@@ -125,8 +130,11 @@ def test_a_door_names_only_what_others_take() -> None:
 def _outside(folder: str) -> Iterator[tuple[str, str]]:
     for path in (PACKAGE.parent / folder).rglob("*.py"):
         yield from imports(path)
+    for path in (PACKAGE.parent / folder).glob("*.ipynb"):
+        for module, names in NOTEBOOK_IMPORT.findall(path.read_text(encoding="utf-8")):
+            yield from ((module, name) for name in names.split(", "))
 
 
-def test_recipes_and_benchmarks_find_what_they_import() -> None:
-    taken = [item for folder in ("recipes", "benchmarks") for item in _outside(folder)]
+def test_recipes_benchmarks_and_notebooks_find_what_they_import() -> None:
+    taken = [item for folder in ("recipes", "benchmarks", "notebooks") for item in _outside(folder)]
     assert {f"{m}.{name}" for m, name in taken if not hasattr(import_module(m), name)} == set()

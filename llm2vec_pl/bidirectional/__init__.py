@@ -1,6 +1,7 @@
 """STEP 1: the decoder sees both ways (LLM2Vec, section 2.1), and the probes that prove it."""
 
 from llm2vec_pl.bidirectional.causal import check_causal, make_causal
+from llm2vec_pl.bidirectional.probe import token_influence
 from llm2vec_pl.bidirectional.switch import (
     accepts_position_ids,
     check_bidirectional,
@@ -9,6 +10,7 @@ from llm2vec_pl.bidirectional.switch import (
     make_bidirectional,
     mark,
     position_ids,
+    probe_inputs,
     refuse_unsupported,
     text_config,
     wraps_as,
@@ -25,9 +27,11 @@ __all__ = [
     "make_causal",
     "mark",
     "position_ids",
+    "probe_inputs",
     "refuse_unsupported",
     "same_expert",
     "text_config",
+    "token_influence",
     "used_layers",
     "used_weights",
     "wraps_as",

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 
 def world() -> tuple[int, int]:
@@ -80,5 +80,25 @@ def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
         return rows
     # Collectives need the same size on all ranks.
     padding = [0, 0] * (rows.dim() - 1) + [0, max(counts) - len(rows)]
-    parts = all_gather(F.pad(rows, padding).contiguous())
+    parts = _AllGather.apply(F.pad(rows, padding).contiguous())  # type: ignore[no-untyped-call]
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+
+class _AllGather(torch.autograd.Function):
+    """The tensors of all ranks, stacked; the backward pass adds up the gradients of all ranks.
+
+    torch.distributed.nn has the same, but deprecates it in favour of a private module.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, rows)
+        return torch.stack(parts)  # (W, R, ...)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)
+        return gradient[dist.get_rank()]

@@ -67,7 +67,7 @@ def test_two_processes_are_compared_with_one_for_each_objective(monkeypatch, cap
     for objective in ("mntp", "contrastive"):
         rates = re.search(rf"{objective}: ([\d,]+) and ([\d,]+) tokens per second", printed)
         alone, together = (int(rate.replace(",", "")) for rate in rates.groups())
-        ratio = re.search(rf"{objective}: 2 processes are ([\d.]+) times one", printed)
+        ratio = re.search(rf"{objective}: 2 processes are ([\d.]+) times as fast as one", printed)
         assert float(ratio[1]) == pytest.approx(together / alone, abs=0.01)
 
 

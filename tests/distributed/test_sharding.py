@@ -25,7 +25,7 @@ MB = 2**20
 
 def ranks_run(case: str, ranks: int, folder: Path, *models: str) -> list:
     """What each rank has found, for each model."""
-    script = Path(__file__).with_name("sharded_runs.py")
+    script = Path(__file__).parents[1] / "sharded_runs.py"
     flags = [case, str(folder), *models]
     if case == "memory":  # in processes that share none with the one that they are forked from
         start_by_torchrun(script, flags, ranks)

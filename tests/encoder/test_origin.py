@@ -120,7 +120,7 @@ def test_a_checkpoint_is_refused_on_anything_but_what_it_was_trained_on(base, tm
     checkpoint = {"state_dict": weights, "origin": origin_in_checkpoint(trained)}
     trained.on_load_checkpoint(checkpoint)
     other = MNTP(Encoder(str(two), lora_rank=2).load())
-    with pytest.raises(UserError, match=f"--resume: .* Set `model_name='{one}'`"):
+    with pytest.raises(UserError, match=f"`ckpt_path`: .* Set `model_name='{one}'`"):
         other.on_load_checkpoint(checkpoint)
     other.on_load_checkpoint({"state_dict": weights})  # one from before this was recorded
 
