@@ -36,6 +36,7 @@ from llm2vec_pl.bidirectional import (
 from llm2vec_pl.decoder import evaluating
 from llm2vec_pl.distributed import forget_unfinished_pass
 from llm2vec_pl.encoder.packing import PackedTexts, pack_texts
+from llm2vec_pl.encoder.short_attention import for_short_texts
 
 varlen_attn: Any = None
 with contextlib.suppress(ImportError):
@@ -168,6 +169,8 @@ def _mask_builder(build: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _attention(name: str, attend: Callable[..., Any]) -> Callable[..., Any]:
+    alone = for_short_texts(attend) if name == "sdpa" else attend
+
     @functools.wraps(attend)
     def attend_packed(
         module: nn.Module,
@@ -179,12 +182,12 @@ def _attention(name: str, attend: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         states = (query, key, value)
         if not isinstance(attention_mask, PackedMask):
-            return attend(module, *states, attention_mask, **kwargs)
+            return alone(module, *states, attention_mask, **kwargs)
         if name in FLASH:
             return attend(module, *states, None, **kwargs, **flash_arguments(attention_mask.texts))
         if takes_varlen(*states, attention_mask, **kwargs):
             return varlen_attention(module, *states, attention_mask, **kwargs)
-        return text_by_text(attend, module, *states, attention_mask, **kwargs)
+        return text_by_text(alone, module, *states, attention_mask, **kwargs)
 
     return attend_packed
 

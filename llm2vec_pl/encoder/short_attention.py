@@ -1,0 +1,93 @@
+"""Attention over short texts by plain matrix products, for training on a CPU.
+
+PyTorch's fused attention avoids storing the attention weights. On a CPU its backward pass takes
+several times as long as two matrix products while texts are short: for 64 texts of 32 tokens in
+bfloat16, forward and backward took 82 ms against 14 ms, for 16 of 128 tokens 78 ms against 18 ms,
+and for 4 of 512 about the same.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+LONGEST = 128
+"""In tokens: beyond it, the stored weights cost more memory than the time is worth."""
+
+
+def for_short_texts(attend: Callable[..., Any]) -> Callable[..., Any]:
+    """transformers' attention function, with `short_attention` in its place where that is faster."""
+
+    @functools.wraps(attend)
+    def attend_short(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any
+    ) -> Any:
+        if is_short(module, query, mask, **kwargs):
+            return short_attention(query, key, value, kwargs.get("scaling")), None
+        return attend(module, query, key, value, mask, **kwargs)
+
+    return attend_short
+
+
+def is_short(
+    module: nn.Module,
+    query: Tensor,
+    mask: Any,
+    dropout: float = 0.0,
+    is_causal: bool | None = None,
+    softcap: float | None = None,
+    position_bias: Tensor | None = None,
+    s_aux: Tensor | None = None,
+    **_: Any,
+) -> bool:
+    """Whether `short_attention` can run this, and should.
+
+    Args:
+        module: the attention module, which says whether it is causal.
+        query: (N, H, L, E).
+        mask: None if each token sees its whole text.
+        dropout: of the attention weights.
+        is_causal: in place of what the module says.
+        softcap: of the scores; None if they have none.
+        position_bias: added to the scores; None if nothing is.
+        s_aux: attention sinks; None if there are none.
+    """
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    return (
+        query.shape[2] <= LONGEST
+        and query.device.type == "cpu"
+        and query.requires_grad
+        and torch.is_grad_enabled()
+        and mask is None
+        and not causal
+        and not dropout
+        and softcap is None
+        and position_bias is None
+        and s_aux is None
+    )
+
+
+def short_attention(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float | None = None
+) -> Tensor:
+    """Every token of a text attends to all of it.
+
+    Args:
+        query: H heads of size E of N texts, (N, H, L, E).
+        key: (N, G, L, E), where G divides H.
+        value: (N, G, L, E).
+        scaling: of the scores; by default one over the root of E.
+
+    Returns:
+        (N, L, H, E).
+    """
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    groups = key.shape[1]
+    queries = (query * scaling).unflatten(1, (groups, -1)).flatten(2, 3)  # (N, G, H/G * L, E)
+    weights = (queries @ key.transpose(-1, -2)).softmax(dim=-1)  # (N, G, H/G * L, L)
+    output = weights.to(value.dtype) @ value  # (N, G, H/G * L, E)
+    return output.unflatten(2, (-1, query.shape[2])).flatten(1, 2).transpose(1, 2)
