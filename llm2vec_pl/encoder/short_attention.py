@@ -20,7 +20,7 @@ LONGEST = 128
 
 
 def for_short_texts(attend: Callable[..., Any]) -> Callable[..., Any]:
-    """transformers' attention function, with `short_attention` in its place where that is faster."""
+    """An attention function of transformers', with `short_attention` where that is faster."""
 
     @functools.wraps(attend)
     def attend_short(

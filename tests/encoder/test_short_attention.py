@@ -1,0 +1,75 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from llm2vec_pl.encoder import short_attention as short
+from llm2vec_pl.encoder.encoder import Encoder
+from llm2vec_pl.encoder.short_attention import LONGEST, is_short, short_attention
+
+BOTH_WAYS = SimpleNamespace(is_causal=False)
+
+
+def states(length=7, heads=6, groups=2, dtype=torch.float32):
+    """Query, key and value of three texts."""
+    torch.manual_seed(0)
+    sizes = [heads, groups, groups]
+    return [torch.randn(3, n, length, 8, dtype=dtype, requires_grad=True) for n in sizes]
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+@pytest.mark.parametrize("scaling", [None, 0.5])
+def test_output_and_gradients_are_those_of_pytorchs_attention(groups, scaling):
+    query, key, value = states(groups=groups)
+    ours = short_attention(query, key, value, scaling)
+    theirs = scaled_dot_product_attention(query, key, value, scale=scaling, enable_gqa=True)
+    torch.testing.assert_close(ours, theirs.transpose(1, 2))
+    weight = torch.randn_like(ours)
+    of_ours = torch.autograd.grad((ours * weight).sum(), (query, key, value))
+    of_theirs = torch.autograd.grad((theirs.transpose(1, 2) * weight).sum(), (query, key, value))
+    for one, other in zip(of_ours, of_theirs, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_in_bfloat16_it_differs_from_pytorchs_attention_by_rounding_only():
+    query, key, value = states(length=40, dtype=torch.bfloat16)
+    exact = scaled_dot_product_attention(*(x.float() for x in (query, key, value)), enable_gqa=True)
+    error = (short_attention(query, key, value).transpose(1, 2) - exact).abs().max()
+    assert error < 0.05
+
+
+def test_it_is_for_training_on_a_cpu_with_every_token_seen():
+    query, *_ = states()
+    assert is_short(BOTH_WAYS, query, None)
+    assert not is_short(SimpleNamespace(is_causal=True), query, None)
+    assert not is_short(BOTH_WAYS, query, None, is_causal=True)
+    assert not is_short(BOTH_WAYS, query, torch.ones(7, 7))
+    assert not is_short(BOTH_WAYS, query, None, dropout=0.1)
+    assert not is_short(BOTH_WAYS, query, None, softcap=30.0)
+    assert not is_short(BOTH_WAYS, query.detach(), None)
+    assert not is_short(BOTH_WAYS, query.to("meta"), None)
+    assert not is_short(BOTH_WAYS, states(LONGEST + 1)[0], None)
+    with torch.no_grad():
+        assert not is_short(BOTH_WAYS, query, None)
+
+
+@pytest.mark.parametrize("texts", [["a b c", "d e f"], ["a b c", "a", "d e", "f g"]])
+def test_an_encoder_uses_it_in_training_with_the_gradient_of_the_usual_attention(
+    monkeypatch, texts
+):
+    calls = []
+
+    def counted(query, *others):
+        calls.append(query.shape)
+        return short_attention(query, *others)
+
+    gradients = []
+    for longest in (LONGEST, 0):
+        monkeypatch.setattr(short, "LONGEST", longest)
+        monkeypatch.setattr(short, "short_attention", counted)
+        encoder = Encoder("tiny", lora_rank=0).load()
+        encoder(encoder.tokenize(texts)).sum().backward()
+        gradients.append(encoder.decoder.get_input_embeddings().weight.grad)
+    assert calls
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-4)
