@@ -153,7 +153,7 @@ def compare_chunks(rank: int, folder: str, result: str) -> None:
             case = f"{wrap.__name__} {layers_too}"
             found[case] = [train(objective, wrapped, batch, rank)]
             keep = mock.patch(
-                "llm2vec_pl.objectives.contrastive.checkpoint",
+                "llm2vec_pl.objectives.chunks.checkpoint",
                 lambda function, chunk, use_reentrant: function(chunk),
             )
             with keep:
