@@ -147,7 +147,8 @@ class Distillation(Objective):
             kl = in_batch_kl(student, teacher, self.temperature, ignored, rows)
             losses["similarity"] = (kl * first[rows]).sum() / own.clamp(min=1)
         if self.embedding_weight:
-            distance = cosine_distance(self.to_teacher(student[rows]), teacher[rows])
+            with torch.autocast(student.device.type, enabled=False):
+                distance = cosine_distance(self.to_teacher(student[rows]), teacher[rows])
             losses["embedding"] = (distance * first[rows]).sum() / own.clamp(min=1)
         if self._trainer is not None:
             self._log(losses, student, teacher, ignored, rows)

@@ -24,18 +24,20 @@ def in_batch_kl(
         rows: the R texts to compute the divergence of.
 
     Returns:
-        Nats, (R,). It is 0 for a text that is compared with one other at most.
+        Nats, (R,). They are 0 for a text that is compared with one other or none.
     """
-    ignored = ignored & ~ignored.all(dim=1, keepdim=True)
-    log_p = _log_shares(teacher, temperature, ignored, rows)
-    log_q = _log_shares(student, temperature, ignored, rows)
+    log_p, log_q = (
+        _log_shares(cosines(embeddings, rows) / temperature, ignored)
+        for embeddings in (teacher, student)
+    )
     return (log_p.exp().masked_fill(ignored, 0.0) * (log_p - log_q)).sum(dim=1)
 
 
-def _log_shares(embeddings: Tensor, temperature: float, ignored: Tensor, rows: slice) -> Tensor:
+def _log_shares(scores: Tensor, ignored: Tensor) -> Tensor:
     """Logarithms of the softmax over a row, (R, T); 0 in the place of what is ignored."""
-    scores = cosines(embeddings, rows) / temperature
-    return scores.masked_fill(ignored, -torch.inf).log_softmax(dim=1).masked_fill(ignored, 0.0)
+    alone = ignored.all(dim=1, keepdim=True)  # a softmax over nothing has no gradient
+    shares = scores.masked_fill(ignored & ~alone, -torch.inf).log_softmax(dim=1)
+    return shares.masked_fill(ignored, 0.0)
 
 
 def cosines(embeddings: Tensor, rows: slice) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +45,12 @@ class Teacher:
         self.name = name
         self.instruction = instruction
         self.batch_size = batch_size
-        try:
+        self._embed: Embed | None = None
+        with _errors_about_the_teacher():
             self.source = locate(name)
             contents = encoder_contents(name)
-        except UserError as error:
-            raise UserError(str(error).replace("`model_name`", "`teacher`")) from error
-        self._embed: Embed | None = None
-        self.recipe = {"format": _FORMAT, "teacher": contents, "instruction": instruction}
-        folder = cached_folder("teacher", self.recipe, self._begin)
+        recipe = {"format": _FORMAT, "teacher": contents, "instruction": instruction}
+        folder = cached_folder("teacher", recipe, self._begin)
         self.size: int = json.loads((folder / "teacher.json").read_text())["size"]
         self.cache = TeacherCache(folder, self.size)
 
@@ -88,24 +87,30 @@ class Teacher:
         torch.set_default_dtype(torch.float32)  # `bf16-true` sets another
         try:
             with (
-                torch.random.fork_rng(),
+                _errors_about_the_teacher(),
+                torch.random.fork_rng(devices=[]),
+                torch.device("cpu"),  # Lightning may have made another one the default
                 torch.autocast(device.type, enabled=False),
                 torch.inference_mode(False),
                 torch.no_grad(),
             ):
-                if self._embed is None:
-                    rank_zero_info(f"Opening the teacher {self.name}")
-                    self._embed = self._opened()
+                self._embed = self._embed or self._opened()
                 embeddings = self._embed([well_formed(text) for text in texts], device)
                 return F.normalize(embeddings.float().cpu(), dim=-1)
         finally:
             torch.set_default_dtype(dtype)
 
     def _opened(self) -> Embed:
+        rank_zero_info(f"Opening the teacher {self.name}")
         name, revision = _named(self.source)
         if fetch(name, SETTINGS, revision) is None and fetch(name, "modules.json", revision):
             return self._sentence_transformer(name, revision)
-        encoder = frozen(Encoder.from_pretrained(name, revision=revision))
+        if Path(name).is_dir() and not any(Path(name).glob("*.safetensors")):
+            raise UserError(
+                f"`teacher`: expected a folder with an encoder (*.safetensors) or a model of "
+                f"sentence-transformers (modules.json), but {name} has neither. Check the path."
+            )
+        encoder = _frozen(Encoder.from_pretrained(name, revision=revision))
 
         def embed(texts: list[str], device: torch.device) -> Tensor:
             embeddings: Tensor = encoder.to(device).encode(texts, self.instruction, self.batch_size)
@@ -122,11 +127,11 @@ class Teacher:
                 'installed. Run pip install "sentence-transformers>=5".'
             ) from error
         try:
-            model = frozen(SentenceTransformer(name, revision=revision, device="cpu"))
-        except (OSError, ValueError, KeyError) as error:
+            model = _frozen(SentenceTransformer(name, revision=revision, device="cpu"))
+        except Exception as error:  # whatever a broken or missing file leads to
             raise UserError(
-                f"`teacher`: sentence-transformers cannot open {self.name} ({error}). Check that "
-                "its files are complete."
+                f"`teacher`: sentence-transformers cannot open {self.name} ({error}). Copy or "
+                "download it again."
             ) from error
 
         def embed(texts: list[str], device: torch.device) -> Tensor:
@@ -142,10 +147,20 @@ class Teacher:
         return embed
 
 
-def frozen(model: Any) -> Any:
+def _frozen(model: Any) -> Any:
     """A module in evaluation mode that asks for no gradient."""
     assert isinstance(model, nn.Module)
     return model.eval().requires_grad_(False)
+
+
+@contextmanager
+def _errors_about_the_teacher() -> Iterator[None]:
+    """Has errors name the argument `teacher`, as an encoder is `model_name` elsewhere."""
+    try:
+        yield
+    except UserError as error:
+        message = str(error).replace("`model_name`", "`teacher`")
+        raise UserError(message if "`teacher`" in message else f"`teacher`: {message}") from error
 
 
 def _named(source: Source) -> tuple[str, str | None]:

@@ -56,8 +56,9 @@ class TeacherCache:
                 rows = self._connection().execute(
                     f"SELECT key, vector FROM vectors WHERE key IN ({marks})", some
                 )
-                found |= {key: np.frombuffer(vector, np.float16) for key, vector in rows}
-        return {key: vector for key, vector in found.items() if len(vector) == self.size}
+                whole = ((key, vector) for key, vector in rows if len(vector) == 2 * self.size)
+                found |= {key: np.frombuffer(vector, np.float16) for key, vector in whole}
+        return found
 
     def put(self, vectors: Mapping[bytes, Vector]) -> None:
         """Adds vectors, all or none of them; those that are there already are replaced."""
@@ -80,8 +81,7 @@ class TeacherCache:
         connection = sqlite3.connect(file, timeout=_PATIENCE)
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute(
-            "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL) "
-            "WITHOUT ROWID"
+            "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL)"
         )
         return connection
 
