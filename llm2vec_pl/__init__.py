@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     )
     from llm2vec_pl.encoder import Encoder
     from llm2vec_pl.errors import UserError
-    from llm2vec_pl.objectives import MNTP, CausalLM, Contrastive, Objective
+    from llm2vec_pl.objectives import MNTP, CausalLM, Contrastive, Distillation, Objective
 
 __version__ = "0.1.0"
 
@@ -32,6 +32,7 @@ __all__ = [
     "MNTP",
     "CausalLM",
     "Contrastive",
+    "Distillation",
     "Encoder",
     "Mixture",
     "Objective",
@@ -74,6 +75,7 @@ __getattr__, __dir__ = lazy_exports(
         "MNTP": "objectives",
         "CausalLM": "objectives",
         "Contrastive": "objectives",
+        "Distillation": "objectives",
         "PythonDocs": "data",
         "Wikipedia": "data",
         "Mixture": "data",

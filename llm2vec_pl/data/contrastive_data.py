@@ -139,9 +139,9 @@ class ContrastiveData(EncoderData):
             )
         sampler = self.batches(split)
         progress = FitProgress.of(self.trainer) if split == "train" else None
-        return ResumableLoader(
-            sampler.dataset, sampler, self.num_workers, Tokenised(self.tokenize), progress
-        )
+        module = self.trainer.lightning_module if self.trainer else None
+        tokenised = Tokenised(self.tokenize, keep_texts=getattr(module, "reads_texts", False))
+        return ResumableLoader(sampler.dataset, sampler, self.num_workers, tokenised, progress)
 
     def _announce(self) -> None:
         name = type(self).__name__

@@ -11,10 +11,11 @@ from llm2vec_pl.decoder.architectures import (
     TRIANGULAR_BUFFERS,
     WINDOW_SIZES,
 )
+from llm2vec_pl.decoder.contents import encoder_contents, file_contents
 from llm2vec_pl.decoder.cpu import limit_threads, multiplies_in_bfloat16
 from llm2vec_pl.decoder.fingerprint import Origin, adapter_fingerprint, weights_fingerprint
 from llm2vec_pl.decoder.head import head_logits, split_causal_lm
-from llm2vec_pl.decoder.hub import display_name
+from llm2vec_pl.decoder.hub import display_name, fetch
 from llm2vec_pl.decoder.layers import decoder_layers, evaluating
 from llm2vec_pl.decoder.quantization import (
     BITSANDBYTES,
@@ -67,7 +68,10 @@ __all__ = [
     "adapter_settings",
     "decoder_layers",
     "display_name",
+    "encoder_contents",
     "evaluating",
+    "fetch",
+    "file_contents",
     "head_logits",
     "keep_unpacked",
     "limit_threads",

@@ -3,7 +3,8 @@
 from llm2vec_pl.objectives.base import Objective
 from llm2vec_pl.objectives.causal_lm import CausalLM
 from llm2vec_pl.objectives.contrastive import Contrastive
+from llm2vec_pl.objectives.distillation import Distillation
 from llm2vec_pl.objectives.masking import IGNORED
 from llm2vec_pl.objectives.mntp import MNTP
 
-__all__ = ["IGNORED", "MNTP", "CausalLM", "Contrastive", "Objective"]
+__all__ = ["IGNORED", "MNTP", "CausalLM", "Contrastive", "Distillation", "Objective"]

@@ -50,6 +50,9 @@ class Objective(LightningModule):
         weight_decay: AdamW's weight decay.
     """
 
+    reads_texts = False
+    """Whether the batches of contrastive data shall hold their texts, for use on the host."""
+
     def __init__(
         self,
         encoder: Encoder,

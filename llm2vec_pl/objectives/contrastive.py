@@ -5,29 +5,21 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from llm2vec_pl.distributed import gather_rows, row_counts, world
-from llm2vec_pl.encoder import Encoder, TokenBatch, join, send, take, text_lengths
+from llm2vec_pl.encoder import Encoder, TokenBatch, join
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.objectives.base import Objective, Schedule
+from llm2vec_pl.objectives.chunks import EMBEDDED, embed_rows, require_chunk_size
 from llm2vec_pl.objectives.losses import TextIds, info_nce, similarities
 
 # `query` and `positive`, B rows each, and `negative`, N rows, if there are negatives. Besides a
 # token batch's keys they may hold `text_id`, equal for equal texts; `negative` holds
 # `query_index`.
 ContrastiveBatch = dict[str, TokenBatch]
-
-EMBEDDED = (
-    "input_ids",
-    "attention_mask",
-    "pooling_mask",
-    "text_lengths",
-)  # what an embedding needs
 
 LOWEST_TEMPERATURE = 0.01  # a learned one goes no lower (CLIP, Radford et al. 2021, section 2.5)
 
@@ -196,33 +188,12 @@ class Contrastive(Objective):
         return Texts(queries, positives, negatives[0], negative["query_index"], self._ids(batch))
 
     def embed_rows(self, batch: TokenBatch) -> Tensor:
-        """The embeddings of a token batch, (B, D), with the activations of one chunk at a time.
-
-        Ranks with fewer rows run as many passes as the others: under FSDP each pass gathers the
-        weights from all ranks.
-        """
-        if self.chunk_size is None:
-            return self(batch)  # type: ignore[no-any-return]
-        lengths = text_lengths(batch["attention_mask"], batch.get("text_lengths"))
-        most = max(count for (count,) in row_counts(lengths))
-        passes = math.ceil(most / self.chunk_size)
-        # Texts of similar length together: less padding.
-        order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
-        chosen = order + order[-1:] * (passes - len(order))
-        embeddings = []
-        for some in np.array_split(chosen, passes):
-            rows = some.tolist()
-            chunk = take(batch, rows, lengths[rows[0]])
-            embeddings.append(checkpoint(self, chunk, use_reentrant=False))
-        places = send(np.argsort(order).tolist(), batch["attention_mask"].device)
-        return torch.cat(embeddings)[places]
+        """The embeddings of a token batch, (B, D), with the activations of one chunk at a time."""
+        return embed_rows(self, batch, self.chunk_size)
 
     def notes(self) -> dict[str, Any]:
         """The temperature, and the instruction of each task's queries."""
-        data = getattr(self._trainer, "datamodule", None)
-        instructions = {
-            task.name: list(task.instruction.texts) for task in getattr(data, "tasks", [])
-        }
+        instructions = task_instructions(self)
         return {"temperature": self.temperature.item(), "instructions": instructions}
 
     def _ids(self, batch: ContrastiveBatch) -> TextIds | None:
@@ -301,11 +272,7 @@ class Contrastive(Objective):
                 f"{LOWEST_TEMPERATURE}, but got {temperature}. Raise it, or keep it fixed with "
                 "`learn_temperature=False`."
             )
-        if self.chunk_size is not None and self.chunk_size < 1:
-            raise UserError(
-                f"`chunk_size` is at least 1 text, but got {self.chunk_size}. For all texts at "
-                "once, set `chunk_size=None`."
-            )
+        require_chunk_size(self.chunk_size)
         if self.symmetric and not self.in_batch_negatives:
             raise UserError(
                 "`symmetric=True` compares each positive with the other queries of the batch: it "
@@ -316,6 +283,12 @@ class Contrastive(Objective):
                 f"`matryoshka_dims` lie between 1 and the embedding's size, {size}, "
                 f"but got {self.dims}."
             )
+
+
+def task_instructions(module: Objective) -> dict[str, list[str]]:
+    """Task -> the instructions of its queries, of the data that a module is trained on."""
+    data = getattr(module._trainer, "datamodule", None)
+    return {task.name: list(task.instruction.texts) for task in getattr(data, "tasks", [])}
 
 
 def random_state(device: torch.device) -> Tensor:

@@ -9,14 +9,20 @@ from unittest import mock
 import pytest
 import torch
 import torch.distributed as dist
-from contrastive_texts import NEGATIVES, QUERIES, assert_same_gradients, contrastive_batch
+from contrastive_texts import (
+    NEGATIVES,
+    POSITIVES,
+    QUERIES,
+    assert_same_gradients,
+    contrastive_batch,
+)
 from forked import spawn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from llm2vec_pl.encoder.encoder import Encoder
-from llm2vec_pl.objectives import MNTP, Contrastive, Objective
+from llm2vec_pl.objectives import MNTP, Contrastive, Distillation, Objective
 
 TEXTS = [
     "one two three four five six seven eight nine ten",
@@ -77,6 +83,20 @@ def chunked(folder: str, rows: slice):
     return contrastive(folder, rows, chunk_size=3)
 
 
+def distillation(folder: str, rows: slice, **options):
+    """With a text that each rank has, and that counts once."""
+    encoder = Encoder(folder, lora_rank=4, lora_dropout=0.0)
+    objective = loaded(Distillation(encoder, "tiny", temperature=0.1, **options))
+    queries = [*QUERIES[rows], "the same on each rank", *QUERIES[rows][:1]]
+    parts = {"query": queries, "positive": POSITIVES[rows]}
+    batch = {part: {**encoder.tokenize(texts), "texts": texts} for part, texts in parts.items()}
+    return objective, objective.taught(batch)
+
+
+def chunked_distillation(folder: str, rows: slice):
+    return distillation(folder, rows, chunk_size=3)
+
+
 def gradients(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {
         name: p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad.clone()
@@ -122,6 +142,7 @@ def cut(*borders: int) -> list[slice]:
     ("cases", "shares"),
     [
         ([contrastive, own_negatives_only, chunked], cut(0, 4, 8)),
+        ([distillation, chunked_distillation], cut(0, 3, 8)),
         ([contrastive], cut(0, 2, 4, 6, 8)),
         ([mntp, ragged], cut(0, 2, 3, 8)),
     ],
@@ -153,7 +174,7 @@ def compare_chunks(rank: int, folder: str, result: str) -> None:
             case = f"{wrap.__name__} {layers_too}"
             found[case] = [train(objective, wrapped, batch, rank)]
             keep = mock.patch(
-                "llm2vec_pl.objectives.contrastive.checkpoint",
+                "llm2vec_pl.objectives.chunks.checkpoint",
                 lambda function, chunk, use_reentrant: function(chunk),
             )
             with keep:

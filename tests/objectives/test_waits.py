@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from waits import DEVICE, Waits, Watched
 
 from llm2vec_pl.encoder.encoder import Encoder
-from llm2vec_pl.objectives import MNTP, CausalLM, Contrastive
+from llm2vec_pl.objectives import MNTP, CausalLM, Contrastive, Distillation
 from llm2vec_pl.training.checkpoint_files import CheckpointFiles
 from llm2vec_pl.training.checkpoints import Checkpoints
 from llm2vec_pl.training.console import RunProgressBar
@@ -51,6 +51,12 @@ def supervised(folder, **options):
     return Contrastive(encoder, **options), contrastive_batch(encoder)
 
 
+def distillation(folder, **options):
+    encoder = Encoder(folder, lora_rank=4)
+    batch = {"query": {**tokens(encoder, QUERIES), "texts": QUERIES}}
+    return Distillation(encoder, "tiny", **options), batch
+
+
 def without_pooling(encoder):
     return {k: v for k, v in encoder.tokenize(QUERIES).items() if k != "pooling_mask"}
 
@@ -64,6 +70,8 @@ CASES = {
     "SimCSE": simcse,
     "supervised": supervised,
     "supervised in chunks": lambda folder: supervised(folder, chunk_size=3),
+    "distillation": distillation,
+    "distillation in chunks": lambda folder: distillation(folder, chunk_size=3),
     "supervised with everything": lambda folder: supervised(
         folder, learn_temperature=True, symmetric=True, margin=0.1, matryoshka_dims=[8, 32]
     ),

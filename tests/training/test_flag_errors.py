@@ -7,7 +7,7 @@ import pytest
 from llm2vec_pl import Encoder
 from llm2vec_pl.data import PythonDocs, PythonDocsSentences, Wikipedia
 from llm2vec_pl.errors import UserError, user_errors
-from llm2vec_pl.objectives import MNTP, Contrastive
+from llm2vec_pl.objectives import MNTP, Contrastive, Distillation
 from llm2vec_pl.training import Parser
 from llm2vec_pl.training.command import Command
 from llm2vec_pl.training.flag_errors import arguments_of, with_flags
@@ -83,6 +83,19 @@ def test_an_error_of_the_library_names_the_flag(arguments, expected, monkeypatch
     assert expected in last
     assert "`" not in last
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("", "--model.teacher is missing: name the encoder to learn from"),
+        ("--model.teacher tiny --model.embedding_weight -1", "--model.similarity_weight and --model.embedding_weight are at least 0"),
+        ("--model.teacher tiny --model.teacher_batch_size 0", "--model.teacher_batch_size is at least 1 text"),
+    ],
+)  # fmt: skip
+def test_an_error_of_distillation_names_the_flag(arguments, expected, monkeypatch, capsys):
+    recipe = ("distill", Distillation, PythonDocsSentences)
+    assert expected in error_of(arguments, monkeypatch, capsys, recipe)
 
 
 @pytest.mark.parametrize(

@@ -95,10 +95,12 @@ class Tokenised:
 
     Args:
         text: the encoder's tokenizer.
+        keep_texts: whether each token batch also holds its `texts`, a list of strings.
     """
 
-    def __init__(self, text: TextTokenizer) -> None:
+    def __init__(self, text: TextTokenizer, keep_texts: bool = False) -> None:
         self.tokenize = text
+        self.keep_texts = keep_texts
 
     def __call__(self, batch: TextBatch) -> dict[str, TokenBatch]:
         """A contrastive batch: `query`, `positive` and, if there are negatives, `negative`.
@@ -117,7 +119,7 @@ class Tokenised:
         return tokens
 
     def tokens(self, texts: list[str], instruction: str) -> TokenBatch:
-        """The tokens of texts, with `text_id`, (rows,)."""
+        """The tokens of texts, with `text_id`, (rows,), and perhaps `texts`."""
         longest = CHARACTERS_PER_TOKEN * self.tokenize.max_length
         tokens = self.tokenize([text[:longest] for text in texts], instruction)
         lengths = tokens["attention_mask"].sum(dim=1).tolist()
@@ -126,4 +128,6 @@ class Tokenised:
         if any(c and n < self.tokenize.max_length for c, n in zip(cut, lengths, strict=True)):
             tokens = self.tokenize(texts, instruction)
         tokens["text_id"] = torch.tensor([text_id(text) for text in texts])  # (rows,)
+        if self.keep_texts:
+            tokens["texts"] = texts
         return tokens

@@ -12,9 +12,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
+from llm2vec_pl.decoder import encoder_contents, file_contents
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.files import fingerprint, read_json, write_json
-from llm2vec_pl.training.pipeline.contents import encoder_contents, file_contents
 from llm2vec_pl.training.pipeline.stage_record import START, StageRecord
 
 Stage = Literal["mntp", "simcse", "supervised"]

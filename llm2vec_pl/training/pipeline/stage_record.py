@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llm2vec_pl.decoder import ENCODER, newest_run
+from llm2vec_pl.decoder import ENCODER, encoder_contents, newest_run
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.files import read_json, write_json
-from llm2vec_pl.training.pipeline.contents import encoder_contents
 
 DONE = "done.json"  # of a finished stage
 BEGUN = "begun.json"  # of the training that began last

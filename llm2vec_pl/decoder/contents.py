@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from llm2vec_pl.decoder import LINEAGE, locate
+from llm2vec_pl.decoder.source import LINEAGE, locate
 from llm2vec_pl.files import fingerprint
 
 BLOCK, BLOCKS = 2**20, 256  # bytes per block, and blocks read of a larger file
