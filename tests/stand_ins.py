@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+from gguf_files import few_tokens, write_gguf
 from shown_commands import PAGES, ROOT, fences
 
 
@@ -38,6 +39,7 @@ def write_stand_ins(folder: Path) -> None:
     ]
     for name in ("stsb_dev.jsonl", "stsb_test.jsonl"):
         write_rows(folder / name, scored)
+    write_gguf(few_tokens(), folder / "model.gguf")
     few = [{"_id": str(i), "text": text} for i, text in enumerate(texts[:10])]
     write_rows(folder / "beir_folder" / "corpus.jsonl", few)
     write_rows(folder / "beir_folder" / "queries.jsonl", few)

@@ -20,6 +20,8 @@ from shown_commands import PAGES, ROOT, Shown, anchors, commands, fences, links
 from stand_ins import write_stand_ins
 from standard_library_docs import fill_cache
 
+from llm2vec_pl.decoder.short_names import PACKAGED
+
 COMMANDS = commands()
 RECIPES = [command for command in COMMANDS if command.recipe]
 OTHERS = [command for command in COMMANDS if not command.recipe]
@@ -40,7 +42,7 @@ TRAINS = ("mntp.py", "simcse.py", "supervised.py", "pretrain.py")
 RUNS = (*TRAINS, "show_batch.py", "mine.py", "consolidate.py", "memory.py")
 NAMES = re.compile(r"model(?:_name)?:? ([\w-]+/[\w.-]+)")
 ELSEWHERE = re.compile(
-    r"recipes/configs/(?!tiny)|[A-Z][\w-]+/[A-Z][\w.-]+|--trainer\.devices [2-9]|--trainer\.num_nodes"
+    r"recipes/configs/(?!tiny)|smollm2-135m|gemma3-270m|[A-Z][\w-]+/[A-Z][\w.-]+|--trainer\.devices [2-9]|--trainer\.num_nodes"
 )
 """A model of the hub, or several devices: what a machine without a network and a GPU cannot run."""
 
@@ -86,7 +88,8 @@ def stand_in_hub(llama_folder, tmp_path_factory) -> Path:
     hub = HubCache(tmp_path_factory.mktemp("hub"))
     texts = [str(command) for command in RECIPES]
     texts += [config.read_text() for config in (ROOT / "recipes" / "configs").rglob("*.yaml")]
-    for name in sorted({name for text in texts for name in NAMES.findall(text)}):
+    names = {name for text in texts for name in NAMES.findall(text)}
+    for name in sorted(names | {packaged.hub for packaged in PACKAGED.values()}):
         hub.publish(name, llama_folder)
     return hub.root
 

@@ -43,6 +43,7 @@ from llm2vec_pl.decoder.source import (
     weight_files,
 )
 from llm2vec_pl.decoder.streamed_weights import WeightFiles, slots_of
+from llm2vec_pl.decoder.written_weights import write_weights
 
 __all__ = [
     "ATTENTION_DROPOUTS",
@@ -90,4 +91,5 @@ __all__ = [
     "use_own_lengths",
     "weight_files",
     "weights_fingerprint",
+    "write_weights",
 ]

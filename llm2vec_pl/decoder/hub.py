@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from llm2vec_pl.decoder.short_names import bundled_name
+
 _SNAPSHOT = re.compile(r"models--(?P<name>[^/]+)/snapshots/(?P<commit>[0-9a-f]{40})(?=/|$)")
 
 
@@ -52,12 +54,14 @@ def commit_of(file: Path | None) -> str | None:
 def display_name(folder: str) -> str:
     """A folder as a user would name it: one in the hub's cache as `org/name@commit`.
 
+    One that this package brings along has its short name.
+
     >>> display_name("/cache/models--org--name/snapshots/" + 40 * "a")[:12]
     'org/name@aaa'
     """
     match = _SNAPSHOT.search(Path(folder).as_posix())
     if not match:
-        return folder
+        return bundled_name(folder) or folder
     rest = Path(folder).as_posix()[match.end() :]
     return f"{match['name'].replace('--', '/')}@{match['commit']}{rest}"
 

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from llm2vec_pl.decoder.gguf import Original, unpacked
+from llm2vec_pl.decoder.gguf_place import gguf_place
 from llm2vec_pl.decoder.hub import commit_of, display_name, fetch, split_revision
+from llm2vec_pl.decoder.short_names import (
+    ASSETS,
+    PACKAGED,
+    bundled_folder,
+    bundled_name,
+    how_to_get,
+)
 from llm2vec_pl.decoder.stage_folder import EARLIER as EARLIER
 from llm2vec_pl.decoder.stage_folder import ENCODER as ENCODER
 from llm2vec_pl.decoder.stage_folder import LINEAGE as LINEAGE
@@ -36,7 +46,7 @@ TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
 )
-TINY = Path(__file__).parents[1] / "assets" / "tiny"
+TINY = ASSETS / "tiny"
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,7 @@ class Source:
     """The parts of an encoder.
 
     Args:
-        base: folder or hub name of full weights.
+        base: folder or hub name of full weights; of a GGUF, the folder it was unpacked into.
         revision: of the base; its commit, if known.
         adapters: folders of adapters, in the order of merging. Those from the hub are in its cache.
         tokenizer: folder or hub name of the tokenizer: what the user named, unless that is an
@@ -54,6 +64,7 @@ class Source:
         trained_on: (adapter, fingerprint of the base that it was trained on) for each adapter that
             records it.
         named: folder or hub name that the user gave, and its revision; the tokenizer's if None.
+        original: the GGUF that the base was unpacked from, if it was.
     """
 
     base: str
@@ -64,15 +75,30 @@ class Source:
     tokenizer_revision: str | None = None
     trained_on: tuple[tuple[str, str], ...] = ()
     named: tuple[str, str | None] | None = None
+    original: Original | None = None
 
     @property
     def base_name(self) -> str:
         """The base as a user would write it."""
-        return _shown(self.base)
+        return self.original.name if self.original else _shown(self.base)
+
+    @property
+    def recorded_base(self) -> str:
+        """The base as an adapter's configuration has it: a folder, a hub name or a GGUF."""
+        return self.original.name if self.original else self.base
+
+    @property
+    def base_file(self) -> dict[str, str] | None:
+        """The name and the SHA-256 of the base's GGUF, for the record; None for other weights."""
+        if self.original is None:
+            return None
+        return {"name": self.original.file, "sha256": self.original.sha256}
 
     @property
     def name(self) -> str:
         """What the user named, as they would write it: a run's folder in full, not its recipe's."""
+        if self.original and not self.named:
+            return self.original.name
         return _shown(self.named[0] if self.named else self.tokenizer)
 
     @property
@@ -82,7 +108,7 @@ class Source:
 
 
 def _shown(name: str) -> str:
-    return "tiny" if name == str(TINY) else name
+    return bundled_name(name) or name
 
 
 def locate(name: str, revision: str | None = None) -> Source:
@@ -93,15 +119,24 @@ def locate(name: str, revision: str | None = None) -> Source:
     whole, and of full weights only the configuration.
 
     Args:
-        name: `tiny`, a folder, or a hub name; of a model or of an adapter. A recipe's folder,
-            such as `runs/mntp`, stands for its newest run; a hub name may be `org/name@revision`.
+        name: a short name such as `tiny`, a folder, or a hub name, of a model or of an adapter; or
+            a GGUF, as in `gguf_place`. A recipe's folder, such as `runs/mntp`, stands for its
+            newest run; a hub name may be `org/name@revision`. A short name takes precedence over
+            a folder.
         revision: branch, tag or commit of a hub name.
 
     Raises:
         UserError: if the folder does not exist, or a part of it is missing.
     """
-    if name == "tiny":
-        return Source(str(TINY), None, (), str(TINY))
+    _warn_of_a_folder(name)
+    if place := gguf_place(name, revision):
+        base, original = unpacked(place.parts, place.name)
+        commit = place.revision
+        return Source(str(base), commit, (), str(base), None, commit, original=original)
+    if name in PACKAGED:
+        return _packaged_on_the_hub(name, revision)
+    if folder := bundled_folder(name):
+        name, revision = str(folder), None
     hub_name, named_revision = split_revision(name)
     if revision is None:
         name, revision = hub_name, named_revision
@@ -118,6 +153,32 @@ def locate(name: str, revision: str | None = None) -> Source:
     return Source(name, revision, (), name, folder, revision)
 
 
+def _packaged_on_the_hub(name: str, revision: str | None) -> Source:
+    """A decoder with a short name, from the hub, since its packages are not installed."""
+    hub = PACKAGED[name].hub
+    reason = "the hub cannot be reached"
+    try:
+        source = locate(hub, revision)
+        if fetch(hub, "config.json", source.revision) is not None:
+            return source
+    except (UserError, OSError) as error:
+        reason = _first_line(error)
+    raise UserError(
+        f"`model_name`: {name} is not on this machine. {how_to_get(name)} Or let it be downloaded "
+        f"from {hub} on the hub, which failed just now ({reason})."
+    )
+
+
+def _warn_of_a_folder(name: str) -> None:
+    """Says that a short name does not mean the folder that has the same name."""
+    if (name in PACKAGED or (name != "tiny" and bundled_folder(name))) and Path(name).is_dir():
+        warnings.warn(
+            f"`model_name={name!r}` is a short name, and not the folder of that name here. To open "
+            f"the folder, write ./{name}.",
+            stacklevel=3,
+        )
+
+
 def locate_adapter(name: str) -> Source:
     """An adapter by itself, to be put on weights that are named elsewhere.
 
@@ -130,6 +191,7 @@ def locate_adapter(name: str) -> Source:
     Raises:
         UserError: if there is no such adapter.
     """
+    name = str(bundled_folder(name) or name)
     name, revision = _folder_or_hub_name(*split_revision(name), argument="`adapters`")
     try:
         config = fetch_adapter_config(name, revision)
@@ -238,6 +300,8 @@ def require_weights(base: str) -> None:
     """
     folder = Path(base)
     if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        if ggufs := sorted(folder.glob("*.gguf")):
+            raise UserError(f"`model_name`: name a GGUF itself, not its folder: {ggufs[0]}.")
         found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
         raise UserError(
             f"`model_name`: {base} has no weights (*.safetensors): it holds {found}. Name a folder "
@@ -255,15 +319,14 @@ def _follow(name: str, revision: str | None, adapter_config: Path) -> Source:
     # Name its folder: offline, transformers finds no hub tokenizer without a config.json.
     tokenizer_files = [fetch(name, file, revision) for file in TOKENIZER_FILES]
     has_tokenizer = any(tokenizer_files)
-    return Source(
-        below.base,
-        below.revision,
-        (*below.adapters, *earlier, own),
-        own if has_tokenizer else below.tokenizer,
-        folder,
-        None if has_tokenizer else below.tokenizer_revision,
-        (*below.trained_on, *_trained_on(own, settings)),
-        (name, revision),
+    return replace(
+        below,
+        adapters=(*below.adapters, *earlier, own),
+        tokenizer=own if has_tokenizer else below.tokenizer,
+        folder=folder,
+        tokenizer_revision=None if has_tokenizer else below.tokenizer_revision,
+        trained_on=(*below.trained_on, *_trained_on(own, settings)),
+        named=(name, revision),
     )
 
 
@@ -283,7 +346,10 @@ def _base_of(
     if revision is None and lineage.get("base_model") == base:
         revision = lineage.get("revision")  # older folders, whose adapter does not say
     try:
-        return locate(base, revision)
+        source = locate(base, revision)
+        if base in PACKAGED and settings.get("base_file") and source.original is None:
+            raise UserError(f"{source.base} on the hub has other weights. {how_to_get(base)}")
+        return source
     except UserError as error:
         raise UserError(
             f"The adapter {name} was trained on {base}, which cannot be opened: {error} If it is "
@@ -318,7 +384,7 @@ def _nearest(folder: Path) -> str:
 def _not_found(
     name: str,
     error: Exception,
-    expected: str = "`model_name`: expected `tiny`, a folder with a model",
+    expected: str = "`model_name`: expected `tiny`, a folder with a model, a GGUF",
 ) -> UserError:
     return UserError(
         f"{expected} or the name of one on the hub, but {name} cannot be opened "

@@ -70,8 +70,10 @@ class Encoder(nn.Module):
     weights are drawn at random.
 
     Args:
-        model_name: `tiny` (the embedded decoder), a name on the hub, a folder with weights, or the
-            folder or name of an adapter, which brings its base model and earlier adapters along.
+        model_name: `tiny` (the embedded decoder), a name on the hub, a folder with weights, a GGUF
+            (`model.gguf`, or `org/name:FILE.gguf` on the hub), `smollm2-135m` or `gemma3-270m`
+            (from an installed package), or the folder or name of an adapter, which brings its base
+            model and earlier adapters along.
         revision: branch, tag or commit of a hub name.
         bidirectional: let each token see every other (step 1); false leaves the decoder causal.
         pooling: how the hidden states of a text become its embedding.
@@ -371,6 +373,7 @@ class Encoder(nn.Module):
             "base_model": self.source.base_name,
             "base_revision": self.source.revision,
             "base_fingerprint": base,
+            "base_file": self.source.base_file,
             "earlier_adapters": [
                 {"name": display_name(folder), "fingerprint": fingerprint}
                 for folder, fingerprint in zip(below, fingerprints, strict=False)

@@ -110,6 +110,7 @@ def _lineage(encoder: Encoder, stage: dict[str, Any] | None) -> dict[str, Any]:
     lineage = lineage or {
         "base_model": source.base_name,
         "revision": source.revision,
+        "base_file": source.base_file,
         "base_fingerprint": encoder.origin.base if encoder.origin else None,
         "stages": [],
     }

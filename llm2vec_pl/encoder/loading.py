@@ -185,12 +185,13 @@ def _adapted(encoder: Encoder, decoder: Any) -> Any:
         return decoder
     from llm2vec_pl.lora import add_lora
 
-    adapted: Any = add_lora(decoder, encoder.source.base, encoder.lora_rank, **encoder.lora_options)
+    base = encoder.source.recorded_base
+    adapted: Any = add_lora(decoder, base, encoder.lora_rank, **encoder.lora_options)
     if encoder.gradient_checkpointing:
         _forget_input_hooks(adapted)
     for config in adapted.peft_config.values():
         # peft records the folder that the weights were read from, which may be in a cache.
-        config.base_model_name_or_path = encoder.source.base
+        config.base_model_name_or_path = base
         config.revision = encoder.source.revision
     return adapted
 

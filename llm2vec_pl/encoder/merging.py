@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from llm2vec_pl.decoder import Origin, Source
+from llm2vec_pl.decoder import Origin, Source, write_weights
 from llm2vec_pl.encoder.weights import read_weights
 from llm2vec_pl.files import cached_folder
 from llm2vec_pl.lora import merge_adapters
@@ -79,9 +79,7 @@ def merged_source(
 
     def write(folder: Path) -> None:
         model = merged_weights(source, adapters, dtype, trust_remote_code=trust_remote_code)
-        # transformers writes on rank 0 only, but whichever rank of a node is first writes here.
-        vars(model)["should_save_on_this_rank"] = lambda is_main_process: True
-        model.save_pretrained(folder)
+        write_weights(model, folder)
 
     folder = cached_folder("merged", recipe, write)
     return dataclasses.replace(source, base=str(folder), revision=None)

@@ -29,12 +29,16 @@ def origin_of(source: Source, adapters: Sequence[str]) -> Origin:
         source: of the weights, which are fetched if the hub's cache lacks them.
         adapters: folders, in the order of merging.
     """
+    return Origin(_of_base(source), tuple(adapter_fingerprint(folder) for folder in adapters))
+
+
+def _of_base(source: Source) -> str:
+    if source.original:  # the file itself, which another version may unpack a little differently
+        return source.original.fingerprint
     files: Sequence[str | Path] = weight_files(source) or sorted(
         Path(source.base).glob("*.safetensors")
     )
-    return Origin(
-        weights_fingerprint(files), tuple(adapter_fingerprint(folder) for folder in adapters)
-    )
+    return weights_fingerprint(files)
 
 
 def pinned_flags(encoder: Encoder) -> dict[str, Any]:
