@@ -47,6 +47,9 @@ def write_stand_ins(folder: Path) -> None:
     (folder / "beir_folder" / "qrels" / "test.tsv").write_text(
         "\n".join(f"{i}\t{i}\t1" for i in range(10))
     )
+    labelled = [{"text": text, "label": text[12:13]} for text in texts]
+    for split in ("train", "test"):
+        write_rows(folder / "intents" / f"{split}.jsonl", labelled)
     for page in PAGES:  # a block that begins with a file's name is that file
         for block in fences(page, "python"):
             if match := re.match(r"# (\w+\.py)\n", block):

@@ -1,4 +1,4 @@
-"""How good an encoder is: STS, retrieval, geometry of the embeddings; in training or afterwards.
+"""How good an encoder is: STS, retrieval, classification, geometry; in training or afterwards.
 
 The public names are imported when they are first used.
 """
@@ -11,6 +11,7 @@ from llm2vec_pl import lazy_exports
 
 if TYPE_CHECKING:
     from llm2vec_pl.evaluation.callbacks import Evaluation, RetrievalEvaluation, STSEvaluation
+    from llm2vec_pl.evaluation.classification import ClassificationTask, evaluate_classification
     from llm2vec_pl.evaluation.geometry import alignment, uniformity
     from llm2vec_pl.evaluation.nearest import Nearest, search_device
     from llm2vec_pl.evaluation.retrieval import RetrievalTask, evaluate_retrieval
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from llm2vec_pl.evaluation.table import print_table, report
 
 __all__ = [
+    "ClassificationTask",
     "Evaluation",
     "Nearest",
     "RetrievalEvaluation",
@@ -27,6 +29,7 @@ __all__ = [
     "STSTask",
     "alignment",
     "evaluate",
+    "evaluate_classification",
     "evaluate_retrieval",
     "evaluate_sts",
     "print_table",
@@ -38,6 +41,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "ClassificationTask": "classification",
         "Evaluation": "callbacks",
         "Nearest": "nearest",
         "RetrievalEvaluation": "callbacks",
@@ -46,6 +50,7 @@ __getattr__, __dir__ = lazy_exports(
         "STSTask": "sts",
         "alignment": "geometry",
         "evaluate": "summary",
+        "evaluate_classification": "classification",
         "evaluate_retrieval": "retrieval",
         "evaluate_sts": "sts",
         "print_table": "table",

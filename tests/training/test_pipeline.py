@@ -9,8 +9,8 @@ import pytest
 from forked import run_recipe
 
 from llm2vec_pl.errors import UserError
-from llm2vec_pl.evaluation.table import plot, report
-from llm2vec_pl.training.pipeline.run import Pipeline, flags_of
+from llm2vec_pl.training.pipeline import Measure, Pipeline
+from llm2vec_pl.training.pipeline.stages import flags_of
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 TEXTS = [f"Text number {i} says that {i} and {i + 1} make {2 * i + 1}." for i in range(200)]
@@ -44,6 +44,88 @@ def test_each_stage_starts_from_the_one_before_and_supervised_from_mntp(tmp_path
     assert option(from_simcse, "--encoder.model_name") == simcse
 
 
+def starts(stages, supervised_from=None, causal=False):
+    whole = pipeline("out", stages=stages, supervised_from=supervised_from, causal=causal)
+    return [whole.before(stage) for stage in whole.stages]
+
+
+def test_the_stages_run_in_the_order_given(tmp_path):
+    assert starts(["supervised", "mntp", "simcse"]) == [None, "supervised", "mntp"]
+    assert starts(["mntp", "simcse", "supervised"]) == [None, "mntp", "mntp"]
+    assert starts(["mntp", "simcse", "supervised"], "simcse") == [None, "mntp", "simcse"]
+    assert starts(["simcse", "supervised"]) == [None, None]
+    assert starts(["mntp", "simcse", "supervised"], "mntp", causal=True) == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("stages", "supervised_from", "message"),
+    [
+        (["mntp", "simsce"], None, r"no recipe for 'simsce'.*The stages are mntp, simcse"),
+        (["mntp", "benchmark"], None, "lacks .*benchmark.yaml"),
+        (["mntp", "mntp"], None, "different stages.*but got mntp,mntp"),
+        ([], None, "but got none"),
+        (["mntp", "supervised"], "simcse", "--supervised_from simcse.*; those are mntp"),
+        (["supervised", "mntp"], "mntp", "--supervised_from mntp.*; those are none"),
+    ],
+)
+def test_stages_that_cannot_be_run_are_an_error(stages, supervised_from, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        pipeline(tmp_path, stages=stages, supervised_from=supervised_from)
+
+
+@pytest.fixture
+def with_polish(tmp_path):
+    """Recipes and configurations with a stage of one's own."""
+    shutil.copytree(RECIPES / "configs" / "tiny", tmp_path / "configs")
+    (tmp_path / "recipes").mkdir()
+    for name in ("mntp", "simcse", "polish"):
+        (tmp_path / "recipes" / f"{name}.py").touch()
+    (tmp_path / "configs" / "polish.yaml").write_text(f"model:\n  teacher: {tmp_path}/teacher")
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "teacher" / "weights").write_text("first")
+    return lambda **options: Pipeline(
+        tmp_path / "recipes", tmp_path / "configs", tmp_path / "out", **options
+    )
+
+
+def test_a_stage_of_ones_own_is_a_recipe_with_a_configuration(with_polish, trained):
+    flags = ["--polish.trainer.max_steps", "7", "--simcse.trainer.max_steps", "8"]
+    whole = with_polish(stages=["mntp", "polish"], flags=flags, measures=trained.measures)
+    rows = trained.again(whole)[0]
+    assert rows["+ polish"] == "polish 2 of mntp 1 of tiny"
+    assert option(whole.command("polish"), "--trainer.max_steps") == "7"
+    assert "--trainer.max_steps" not in whole.command("mntp")
+
+
+def test_a_teacher_that_changed_since_a_stage_was_trained_is_an_error(
+    with_polish, trained, tmp_path
+):
+    build = lambda: with_polish(stages=["mntp", "polish"])  # noqa: E731
+    build().run()
+    (tmp_path / "teacher" / "weights").write_text("a second one")
+    with pytest.raises(UserError, match="teacher has changed since .*polish was trained"):
+        build().run()
+
+
+def test_a_stage_that_comes_to_start_from_another_is_trained_again(trained, tmp_path):
+    first = trained.again(pipeline(tmp_path, supervised_from="mntp"))[0]
+    assert first["supervised"] == "supervised 3 of mntp 1 of tiny"
+    rows, stages, measured = trained.again(pipeline(tmp_path, supervised_from="simcse"))
+    assert (stages, measured) == (["supervised"], 1)
+    assert rows["supervised"] == "supervised 4 of simcse 2 of mntp 1 of tiny"
+
+
+def test_without_mntp_the_decoder_is_that_of_the_first_stage(tmp_path):
+    configs = tmp_path / "configs"
+    configs.mkdir()
+    (configs / "simcse.yaml").write_text("encoder: {model_name: some/decoder}")
+    whole = Pipeline(RECIPES, configs, tmp_path, stages=["simcse"])
+    assert whole.base() == "some/decoder"
+    (configs / "simcse.yaml").write_text("trainer: {max_steps: 3}")
+    with pytest.raises(UserError, match="simcse.yaml has no encoder.model_name.*--model_name"):
+        whole.base()
+
+
 def test_a_causal_pipeline_leaves_out_mntp_and_step_1(tmp_path):
     causal = pipeline(tmp_path, causal=True)
     assert causal.stages == ("simcse", "supervised")
@@ -66,20 +148,6 @@ def test_a_folder_without_the_stages_configurations_is_an_error(tmp_path):
         Pipeline(recipes=RECIPES, configs=tmp_path, out=tmp_path)
 
 
-def test_the_report_has_a_row_a_step_and_a_plot(tmp_path, capsys):
-    rows = {"causal": {"ndcg@10": 0.1}, "+ MNTP": {"ndcg@10": 0.2, "minutes": 5.04}}
-    report(rows, tmp_path)
-    printed = capsys.readouterr().out
-    assert all(text in printed for text in ("causal", "0.100", "+ MNTP", "0.200", "5.0"))
-    assert json.loads((tmp_path / "table.json").read_text()) == rows
-    assert (tmp_path / "table.png").stat().st_size > 1000
-
-
-def test_a_metric_that_a_row_lacks_leaves_a_gap(tmp_path):
-    plot({"a": {"x": 1.0}, "b": {"y": 2.0}}, tmp_path / "plot.png")
-    assert (tmp_path / "plot.png").is_file()
-
-
 class Trained:
     """Plays the recipes: a training leaves what its flags, its start and its count make of it."""
 
@@ -87,11 +155,10 @@ class Trained:
         self.stages, self.resumed, self.measured = [], [], []
         self.fails, self.count = set(fails), 0
         monkeypatch.setattr("llm2vec_pl.training.pipeline.run.subprocess.run", self.run)
-        monkeypatch.setattr("llm2vec_pl.training.pipeline.run._docs", lambda: "docs", raising=False)
         monkeypatch.setattr(
             "llm2vec_pl.encoder.encoder.Encoder.from_pretrained", lambda name, **_: name
         )
-        monkeypatch.setattr("llm2vec_pl.evaluation.summary.evaluate", self.evaluate)
+        self.measures = [Measure("made of", {}, self.measure)]
 
     def run(self, command, **_):
         if "--print_config" in command:
@@ -114,7 +181,7 @@ class Trained:
         (run / "encoder" / "model.safetensors").write_text(made)
         return SimpleNamespace(returncode=0)
 
-    def evaluate(self, name, sts):
+    def measure(self, name):
         file = Path(name) / "model.safetensors"
         self.measured.append(file.read_text() if file.is_file() else name)
         return {"of": self.measured[-1]}
@@ -122,6 +189,7 @@ class Trained:
     def again(self, pipeline):
         """A run of the pipeline: what each row is of, what was trained, what was measured."""
         self.stages, self.resumed, self.measured = [], [], []
+        pipeline.measures = pipeline.measures or self.measures
         rows = {row: metrics["of"] for row, metrics in pipeline.run().items()}
         return rows, self.stages, len(self.measured)
 
@@ -229,14 +297,17 @@ def test_an_interrupted_run_goes_on_only_from_what_it_was_made_from(trained, tmp
     assert rows["+ SimCSE"] == "simcse 3 of mntp 2 of tiny"
 
 
-def test_other_pairs_of_sentences_are_measured_anew(trained, tmp_path):
-    pairs = tmp_path / "pairs.jsonl"
-    pairs.write_text("{}")
-    build = lambda: pipeline(tmp_path / "out", sts=str(pairs))  # noqa: E731
-    assert trained.again(build())[2] == 5
-    assert trained.again(build())[2] == 0
-    pairs.write_text('{"other": 1}')
-    assert trained.again(build())[1:] == ([], 5)
+def test_what_is_measured_in_addition_is_measured_alone(trained, tmp_path):
+    rows, _, measured = trained.again(pipeline(tmp_path))
+    lengths = Measure("lengths", {"file": 1}, lambda name: {"length": len(trained.measure(name))})
+    both = [*trained.measures, lengths]
+    again = trained.again(pipeline(tmp_path, measures=both))
+    assert again == (rows, [], measured)
+    assert trained.again(pipeline(tmp_path, measures=both)) == (rows, [], 0)
+    other = Measure("lengths", {"file": 2}, lengths.run)
+    assert trained.again(pipeline(tmp_path, measures=[*trained.measures, other]))[2] == measured
+    shutil.rmtree(tmp_path / "simcse")
+    assert trained.again(pipeline(tmp_path, measures=both))[1:] == (["simcse"], measured + 1)
 
 
 def test_what_an_earlier_version_has_finished_stays_so_unless_its_start_is_newer(trained, tmp_path):
@@ -258,14 +329,13 @@ def test_a_pipeline_that_failed_goes_on_where_it_was(tmp_path, monkeypatch):
     """Every recipe really runs, for two steps; what is measured is not under test here."""
     measured = []
 
-    def evaluate(encoder, sts):
+    def measure(encoder):
         measured.append((encoder.bidirectional, len(encoder.adapters)))
         return {"ndcg@10": 0.5}
 
     def run(command, **_):
         return run_recipe(Path(command[1]).name, *command[2:], cwd=tmp_path)
 
-    monkeypatch.setattr("llm2vec_pl.evaluation.summary.evaluate", evaluate)
     monkeypatch.setattr("llm2vec_pl.training.pipeline.run.subprocess.run", run)
     texts, pairs = tmp_path / "texts.txt", tmp_path / "pairs.jsonl"
     texts.write_text("\n".join(TEXTS))
@@ -279,11 +349,14 @@ def test_a_pipeline_that_failed_goes_on_where_it_was(tmp_path, monkeypatch):
         "--supervised.data", "E5", "--supervised.data.path", str(pairs),
     ]  # fmt: skip
     out = tmp_path / "out"
-    broken = pipeline(out, flags=[*flags, "--simcse.data.path", str(tmp_path / "nothing.txt")])
+    measures = [Measure("docs", {}, measure)]
+    broken = pipeline(
+        out, measures=measures, flags=[*flags, "--simcse.data.path", str(tmp_path / "nothing.txt")]
+    )
     with pytest.raises(UserError, match="simcse did not finish"):
         broken.run()
     mntp = (out / "mntp" / "done.json").stat().st_mtime_ns
-    whole = pipeline(out, flags=[*flags, "--simcse.data.path", str(texts)])
+    whole = pipeline(out, measures=measures, flags=[*flags, "--simcse.data.path", str(texts)])
     result = whole.run()
     assert (out / "mntp" / "done.json").stat().st_mtime_ns == mntp
     assert list(result) == ["causal", "bidirectional", "+ MNTP", "+ SimCSE", "supervised"]

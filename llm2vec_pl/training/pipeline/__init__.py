@@ -1,7 +1,21 @@
 """From decoder to encoder in one command: the recipes one after another."""
 
+from llm2vec_pl.training.pipeline.measures import (
+    Measure,
+    classification,
+    documentation,
+    retrieval,
+    sts,
+)
 from llm2vec_pl.training.pipeline.run import Pipeline
+from llm2vec_pl.training.pipeline.stages import STAGES
 
 __all__ = [
+    "STAGES",
+    "Measure",
     "Pipeline",
+    "classification",
+    "documentation",
+    "retrieval",
+    "sts",
 ]

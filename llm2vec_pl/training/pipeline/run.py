@@ -10,16 +10,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
 
 from llm2vec_pl.decoder import encoder_contents, file_contents
 from llm2vec_pl.errors import UserError
-from llm2vec_pl.files import fingerprint, read_json, write_json
+from llm2vec_pl.training.pipeline.measures import Measure, Results, different
 from llm2vec_pl.training.pipeline.stage_record import START, StageRecord
-
-Stage = Literal["mntp", "simcse", "supervised"]
-STAGES: tuple[Stage, ...] = ("mntp", "simcse", "supervised")
-ROWS = {"mntp": "+ MNTP", "simcse": "+ SimCSE", "supervised": "supervised"}
+from llm2vec_pl.training.pipeline.stages import (
+    BIDIRECTIONAL,
+    STAGES,
+    before,
+    checked,
+    flags_of,
+    row_of,
+)
 
 
 @dataclass
@@ -32,42 +35,49 @@ class Pipeline:
     changed is measured again. Outdated runs stay on disk, unused.
 
     Args:
-        recipes: the folder with mntp.py, simcse.py and supervised.py.
-        configs: the folder with mntp.yaml, simcse.yaml and supervised.yaml.
+        recipes: the folder with the stages' recipes, such as mntp.py.
+        configs: the folder with their configurations, such as mntp.yaml.
         out: the folder for the stages' runs and the results.
+        stages: the stages in their order, by the names of their recipes.
         model_name: the decoder to start from, any `--encoder.model_name`; by default that of
-            mntp.yaml.
+            mntp.yaml, or that of the first stage where there is none.
         causal: leave out step 1 and MNTP, for comparison: the same decoder with causal attention.
-        supervised_from: the stage that supervised training starts from; the paper's best is mntp.
-        sts: file of sentence pairs with scores to measure each row on, such as `stsb_test.jsonl`.
+        supervised_from: the stage that supervised training starts from; by default MNTP, the
+            paper's best, or the decoder if MNTP is not among the stages.
+        measures: what to measure each row on.
         flags: further flags of the recipes, such as `--trainer.devices 8`; for a single stage,
             write `--mntp.trainer.max_steps 100`.
+
+    Raises:
+        UserError: if a stage, its recipe or its configuration does not exist, or two measures have
+            the same name.
     """
 
     recipes: Path
     configs: Path
     out: Path
+    stages: Sequence[str] = STAGES
     model_name: str | None = None
     causal: bool = False
-    supervised_from: Literal["mntp", "simcse"] = "mntp"
-    sts: str | None = None
+    supervised_from: str | None = None
+    measures: Sequence[Measure] = ()
     flags: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        missing = [str(self.config(s)) for s in self.stages if not self.config(s).is_file()]
-        if missing:
-            raise UserError(f"--configs {self.configs} lacks {', '.join(missing)}. Write it there.")
+        if self.causal:
+            self.stages = [stage for stage in self.stages if stage != BIDIRECTIONAL]
+            if self.supervised_from == BIDIRECTIONAL:
+                self.supervised_from = None
+        self.stages = checked(self.stages, self.recipes, self.configs)
+        self.measures = different(self.measures)
+        for stage in self.stages:
+            self.before(stage)
 
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        """The stages to train; MNTP is for bidirectional decoders."""
-        return STAGES[1:] if self.causal else STAGES
-
-    def config(self, stage: Stage) -> Path:
+    def config(self, stage: str) -> Path:
         """The configuration of a stage."""
         return self.configs / f"{stage}.yaml"
 
-    def folder(self, stage: Stage) -> Path:
+    def folder(self, stage: str) -> Path:
         """The folder for the runs of a stage."""
         return self.out / stage
 
@@ -83,39 +93,49 @@ class Pipeline:
         for stage in self.stages:
             if not self.is_done(stage):
                 self._check_flags(stage)
-        rows = {"causal": self._measure("causal", self.base(), bidirectional=False)}
+        results = Results(self.out / "results.json")
+        rows = {"causal": results.row("causal", self.base(), self.measures, bidirectional=False)}
         if not self.causal:
-            rows["bidirectional"] = self._measure("bidirectional", self.base())
+            rows["bidirectional"] = results.row("bidirectional", self.base(), self.measures)
         for stage in self.stages:
             minutes = self._train(stage)
-            row = self._measure(stage, self.record(stage).encoder)
-            rows[ROWS[stage]] = {**row, "minutes": minutes}
+            row = results.row(stage, self.record(stage).encoder, self.measures)
+            rows[row_of(stage)] = {**row, "minutes": minutes}
         return rows
 
     def base(self) -> str:
-        """The decoder that everything starts from."""
+        """The decoder that everything starts from.
+
+        Raises:
+            UserError: if no configuration names it.
+        """
         if self.model_name:
             return self.model_name
         import yaml
 
-        config = yaml.safe_load(self.config(STAGES[0]).read_text())
-        return str(config["encoder"]["model_name"])
+        file = self.config(BIDIRECTIONAL)
+        if not file.is_file():
+            file = self.config(self.stages[0])
+        config = yaml.safe_load(file.read_text()) or {}
+        name = (config.get("encoder") or {}).get("model_name")
+        if not name:
+            raise UserError(f"{file} has no encoder.model_name. Name the decoder: --model_name.")
+        return str(name)
 
-    def before(self, stage: Stage) -> Stage | None:
+    def before(self, stage: str) -> str | None:
         """The stage that this one starts from; None for the decoder."""
-        before: dict[Stage, Stage] = {"simcse": "mntp", "supervised": self.supervised_from}
-        return before[stage] if before.get(stage) in self.stages else None
+        return before(stage, self.stages, self.supervised_from)
 
-    def record(self, stage: Stage) -> StageRecord:
+    def record(self, stage: str) -> StageRecord:
         """The record of what a stage was made from and has left."""
         return StageRecord(self.folder(stage))
 
-    def start(self, stage: Stage) -> str:
+    def start(self, stage: str) -> str:
         """What a stage trains: the decoder, or the folder of an earlier stage."""
-        before = self.before(stage)
-        return self.record(before).encoder if before else self.base()
+        earlier = self.before(stage)
+        return self.record(earlier).encoder if earlier else self.base()
 
-    def command(self, stage: Stage) -> list[str]:
+    def command(self, stage: str) -> list[str]:
         """The command that trains a stage."""
         words = [
             sys.executable,
@@ -126,21 +146,21 @@ class Pipeline:
         words += [START, self.start(stage)]
         words += ["--encoder.bidirectional", str(not self.causal).lower()]
         words += ["--trainer.default_root_dir", str(self.folder(stage))]
-        return [*words, *flags_of(stage, self.flags)]
+        return [*words, *flags_of(stage, self.flags, self.stages)]
 
-    def is_done(self, stage: Stage) -> bool:
+    def is_done(self, stage: str) -> bool:
         """Whether a stage was finished by this command, and its inputs have not changed.
 
         Raises:
             UserError: if it was finished by another command, or its files have changed since.
         """
-        record, before = self.record(stage), self.before(stage)
+        record, earlier = self.record(stage), self.before(stage)
         if not record.done:
             return False
-        record.refuse_another(self.command(stage)[1:], self._files(stage), before is not None)
-        return (before is None or self.is_done(before)) and record.is_of(self._real_start(stage))
+        record.refuse_another(self.command(stage)[1:], self._files(stage), earlier is not None)
+        return (earlier is None or self.is_done(earlier)) and record.is_of(self._real_start(stage))
 
-    def _real_start(self, stage: Stage) -> str:
+    def _real_start(self, stage: str) -> str:
         """What the command starts from; a flag for the stage may override it."""
         words = self.command(stage)
         split = [
@@ -148,26 +168,27 @@ class Pipeline:
         ]
         return [after for word, after in pairwise(split) if word == START][-1]
 
-    def _files(self, stage: Stage) -> dict[str, str]:
+    def _files(self, stage: str) -> dict[str, str]:
         """The fingerprints of the files that a stage is made from: its configuration and data."""
         import yaml
 
         config = yaml.safe_load(self.config(stage).read_text())
-        flags = flags_of(stage, self.flags)
-        data = [after for word, after in pairwise(flags) if word.startswith("--data.")]
-        data += [word for word in flags if word.startswith("--data.")]
+        flags = flags_of(stage, self.flags, self.stages)
+        named = ("--data.", "--model.")  # `--model.teacher` is a folder too
+        given = [after for word, after in pairwise(flags) if word.startswith(named)]
+        given += [word for word in flags if word.startswith(named)]
         return {
             **file_contents([str(self.config(stage)), config, flags]),
-            **file_contents([config.get("data"), data], folders=True),
+            **file_contents([config.get("data"), config.get("model"), given], folders=True),
         }
 
-    def _check_flags(self, stage: Stage) -> None:
+    def _check_flags(self, stage: str) -> None:
         command = [*self.command(stage), "--print_config"]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode:
             raise UserError(f"{stage}: {result.stderr.strip().removeprefix('error: ')}")
 
-    def _train(self, stage: Stage) -> float:
+    def _train(self, stage: str) -> float:
         """Trains a stage unless it is done; returns the minutes that it took."""
         record = self.record(stage)
         if not self.is_done(stage):
@@ -190,46 +211,3 @@ class Pipeline:
                 )
             record.end((time.monotonic() - started) / 60)
         return float(record.done["minutes"])
-
-    def _measure(self, row: str, model_name: str, **options: Any) -> dict[str, float]:
-        """The metrics of an encoder, from the results file if it has them."""
-        file = self.out / "results.json"
-        results = read_json(file)
-        key = {
-            "encoder": model_name,
-            "contents": encoder_contents(model_name),
-            "sts": self.sts,
-            "files": file_contents(self.sts or ""),
-            "docs": _docs(),
-        }
-        if results.get(row, {}).get("of") != key:
-            from llm2vec_pl.encoder import Encoder
-            from llm2vec_pl.evaluation import evaluate
-
-            print(f"measuring {row}", flush=True)
-            encoder = Encoder.from_pretrained(model_name, **options)
-            results[row] = {"of": key, "metrics": evaluate(encoder, sts=self.sts)}
-            self.out.mkdir(parents=True, exist_ok=True)
-            write_json(file, results)
-        return dict(results[row]["metrics"])
-
-
-def flags_of(stage: Stage, flags: Sequence[str]) -> list[str]:
-    """The flags for a stage: those for all, and its own, such as `--mntp.model.x 1`."""
-    chosen: list[str] = []
-    wanted = True
-    for word in flags:
-        if word.startswith("--"):
-            owner = next((s for s in STAGES if word.startswith(f"--{s}.")), None)
-            wanted = owner in (None, stage)
-            word = word.replace(f"--{owner}.", "--", 1)
-        if wanted:
-            chosen.append(word)
-    return chosen
-
-
-def _docs() -> str:
-    """The fingerprint of the documentation to retrieve, that of the installed packages."""
-    from llm2vec_pl.data import PythonDocs  # imports Lightning, which takes seconds
-
-    return fingerprint(PythonDocs().source())
