@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.files import fingerprint, read_json, write_json
+from llm2vec_pl.training import still_at
 from llm2vec_pl.training.pipeline.contents import encoder_contents, file_contents
 from llm2vec_pl.training.pipeline.stage_record import START, StageRecord
 
@@ -207,8 +208,10 @@ class Pipeline:
             from llm2vec_pl.evaluation import evaluate
 
             print(f"measuring {row}", flush=True)
-            encoder = Encoder.from_pretrained(model_name, **options)
-            results[row] = {"of": key, "metrics": evaluate(encoder, sts=self.sts)}
+            with still_at(f"measuring {row}"):
+                encoder = Encoder.from_pretrained(model_name, **options)
+                metrics = evaluate(encoder, sts=self.sts)
+            results[row] = {"of": key, "metrics": metrics}
             self.out.mkdir(parents=True, exist_ok=True)
             write_json(file, results)
         return dict(results[row]["metrics"])
