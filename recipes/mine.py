@@ -15,7 +15,7 @@ import torch
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import user_errors
 from llm2vec_pl.mining import Rules, mine, read_pairs, read_texts, require_writable, write_triplets
-from llm2vec_pl.training import Help, Parser, silence_noise
+from llm2vec_pl.training import Help, Parser, silence_noise, still_at
 
 # These matter only in training.
 TRAINING = {"lora_rank", "lora_alpha", "lora_dropout", "dora", "rslora", "attention_dropout"}
@@ -71,7 +71,8 @@ def run(
     model.to(automatic if device == "auto" else device)
     start = time.monotonic()
     instructions = (query_instruction, document_instruction)
-    mined = mine(model, rows, rules, texts, *instructions, batch_size, chunk_size, report=print)
+    with still_at("mining"):
+        mined = mine(model, rows, rules, texts, *instructions, batch_size, chunk_size, report=print)
     print(*mined.summary(rules), f"{time.monotonic() - start:.0f} s", sep="\n")
 
     kept = [

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -39,7 +40,7 @@ SHORT = {
     "encoder.compile": "false",
 }
 TRAINS = ("mntp.py", "simcse.py", "supervised.py", "pretrain.py")
-RUNS = (*TRAINS, "show_batch.py", "mine.py", "consolidate.py", "memory.py")
+RUNS = (*TRAINS, "show_batch.py", "mine.py", "merge.py", "consolidate.py", "memory.py")
 NAMES = re.compile(r"model(?:_name)?:? ([\w-]+/[\w.-]+)")
 ELSEWHERE = re.compile(
     r"recipes/configs/(?!tiny)|smollm2-135m|gemma3-270m|[A-Z][\w-]+/[A-Z][\w.-]+|--trainer\.devices [2-9]|--trainer\.num_nodes"
@@ -80,6 +81,8 @@ def fill(folder: Path) -> None:
         run(folder, Shown("", (f"recipes/{recipe}",)))
     config = folder / "runs" / "mntp" / "version_0" / "config.yaml"
     (folder / "config.yaml").write_text(config.read_text())
+    for name in ("simcse-1", "simcse-2"):  # runs to be averaged
+        shutil.copytree(folder / "runs" / "simcse", folder / "runs" / name)
 
 
 @pytest.fixture(scope="module")

@@ -62,7 +62,7 @@ def merge_adapters(model: PreTrainedModel, adapters: Iterable[str]) -> PreTraine
         UserError: if an adapter does not fit the model, or only in part.
     """
     for folder in adapters:
-        weights, config = _read(folder)
+        weights, config = read_adapter(folder)
         layout = _fit(weights, model)
         _untie(model, layout)
         with _fitting(folder):
@@ -90,7 +90,7 @@ def put_on_top(model: PreTrainedModel, adapters: Sequence[str], trained: bool) -
 
     names = [f"{EARLIER_NAME}{i}" for i in range(len(adapters))]
     for folder, name in zip(adapters, names, strict=True):
-        weights, config = _read(folder)
+        weights, config = read_adapter(folder)
         layout = _fit(weights, model)
         config.lora_dropout = 0.0  # it is no longer trained
         with _fitting(folder), without_advice():
@@ -111,8 +111,15 @@ def put_on_top(model: PreTrainedModel, adapters: Sequence[str], trained: bool) -
             parameter.requires_grad_(False)
 
 
-def _read(folder: str) -> tuple[dict[str, Tensor], Any]:
-    """An adapter's weights and peft's configuration of it."""
+def read_adapter(folder: str) -> tuple[dict[str, Tensor], Any]:
+    """An adapter's weights, by keys without peft's prefix, and peft's configuration of it.
+
+    Args:
+        folder: with adapter_config.json and adapter_model.safetensors.
+
+    Raises:
+        UserError: if it cannot be read, or cannot be merged into one set of weights.
+    """
     from peft import PeftConfig
     from peft.utils import SAFETENSORS_WEIGHTS_NAME
     from safetensors.torch import load_file

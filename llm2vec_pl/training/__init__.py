@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from llm2vec_pl.training.comparison import Comparison
     from llm2vec_pl.training.console import silence_noise
     from llm2vec_pl.training.consolidation import consolidate
+    from llm2vec_pl.training.lines import still_at
     from llm2vec_pl.training.show_batch import ShowBatch
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "ShowBatch",
     "consolidate",
     "silence_noise",
+    "still_at",
 ]
 
 __getattr__, __dir__ = lazy_exports(
@@ -33,5 +35,6 @@ __getattr__, __dir__ = lazy_exports(
         "ShowBatch": "show_batch",
         "consolidate": "consolidation",
         "silence_noise": "console",
+        "still_at": "lines",
     },
 )

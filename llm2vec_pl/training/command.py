@@ -37,6 +37,9 @@ from llm2vec_pl.training.demo import comes_from_tiny, look_through
 from llm2vec_pl.training.failures import no_process_left, out_of_memory
 from llm2vec_pl.training.finite import FiniteGradients
 from llm2vec_pl.training.flag_errors import arguments_of, explain, with_flags
+from llm2vec_pl.training.lines import on_terminal
+from llm2vec_pl.training.memory_check import MemoryCheck
+from llm2vec_pl.training.progress_lines import ProgressLines
 from llm2vec_pl.training.resume import find_checkpoint, run_loggers
 from llm2vec_pl.training.run_folder import PinnedConfig, keep_best, save_run
 from llm2vec_pl.training.self_check import SelfCheck
@@ -245,6 +248,7 @@ def _default_callbacks(
     """Default callbacks, each by the class of callback that replaces it."""
     callbacks: dict[type[Callback], Callback] = {
         SelfCheck: SelfCheck(),
+        MemoryCheck: MemoryCheck(),
         FiniteGradients: FiniteGradients(),
     }
     if options["enable_checkpointing"] is not False:
@@ -252,7 +256,7 @@ def _default_callbacks(
     if options["logger"] is not False:
         callbacks[LearningRateMonitor] = LearningRateMonitor(logging_interval="step")
     if options["enable_progress_bar"] is not False:
-        callbacks[ProgressBar] = RunProgressBar(leave=True)
+        callbacks[ProgressBar] = RunProgressBar(leave=True) if on_terminal() else ProgressLines()
     return callbacks
 
 

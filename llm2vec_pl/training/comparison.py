@@ -7,6 +7,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from llm2vec_pl.errors import user_errors
 from llm2vec_pl.evaluation import evaluate_retrieval, print_table
 from llm2vec_pl.objectives import Objective
+from llm2vec_pl.training.lines import still_at
 
 
 class Comparison:
@@ -34,7 +35,8 @@ class Comparison:
             metrics = next(iter(self.trainer.validate(model, self.data, verbose=False)), {})
         row = {name.removeprefix("val/"): value for name, value in metrics.items()}
         if hasattr(self.data, "retrieval"):
-            row |= evaluate_retrieval(model.encoder, self.data.retrieval())
+            with still_at(f"measuring {step}"):
+                row |= evaluate_retrieval(model.encoder, self.data.retrieval())
         self.rows[step] = dict(sorted(row.items(), key=lambda item: item[0] != "loss"))
 
     def print(self) -> None:

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
 from llm2vec_pl.bidirectional import same_expert
-from llm2vec_pl.distributed import is_sharded, world
+from llm2vec_pl.distributed import world
 from llm2vec_pl.errors import UserError
 
 
 class SelfCheck(Callback):
     """Checks that ranks begin alike, and that each trainable weight gets a gradient.
-
-    Before the first step it prints the memory that a step needs, and how much is free.
 
     Raises:
         UserError: naming what differs between ranks, or the weights that the loss does not reach.
@@ -29,20 +26,11 @@ class SelfCheck(Callback):
 
     def __init__(self) -> None:
         self._done = False
-        self._estimated = False
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         require_same_start(pl_module)
         announce_unused(pl_module)
-
-    @override
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        if not self._estimated:
-            self._estimated = True
-            announce_memory(trainer, pl_module, batch)
 
     @override
     def on_before_optimizer_step(
@@ -53,56 +41,6 @@ class SelfCheck(Callback):
             require_gradients(pl_module)
 
 
-def announce_memory(trainer: Trainer, module: LightningModule, batch: Any) -> None:
-    """Prints the estimate for a batch as large as this one, and warns if it will not fit."""
-    encoder = getattr(module, "encoder", None)
-    if encoder is None or not trainer.is_global_zero:
-        return
-    from llm2vec_pl.training.memory import (
-        Step,
-        estimate_of,
-        free_memory,
-        resident_after,
-        resident_line,
-        resident_now,
-    )
-
-    masks = [part["attention_mask"] for part in _parts(batch) if "attention_mask" in part]
-    if not masks:
-        return
-    texts = sum(len(mask) for mask in masks)
-    tokens = sum(int(mask.sum()) if encoder.packs else mask.numel() for mask in masks)
-    chunk = getattr(module, "chunk_size", None) or texts
-    step = Step(
-        tokens=-(-tokens * min(chunk, texts) // texts),
-        length=max(mask.shape[1] for mask in masks),
-        precision=str(trainer.precision),
-        labels=getattr(module, "mask_probability", 0.0),
-        accumulates=chunk < texts or trainer.accumulate_grad_batches > 1,
-        devices=trainer.world_size,
-        sharded=is_sharded(encoder),
-        device="cuda" if module.device.type == "cuda" else "cpu",
-    )
-    memory, free = estimate_of(encoder, step), free_memory(module.device)
-    title = f"Memory for a step of {tokens:,} tokens:"
-    now = resident_now() if step.device == "cpu" else None
-    if now is None or memory.activations is None:
-        rank_zero_info(f"{title} {memory.line(free, loaded=True)}")
-        fits = memory.fits(free, loaded=True)
-    else:
-        states = step.tokens * encoder.config.hidden_size * 4
-        about, most = resident_after(memory, now, states)
-        resident = resident_line(now, about, most, free)
-        rank_zero_info(f"{title} {memory.line()} for tensors; {resident}")
-        fits = None if free is None else most - now <= free
-    if fits is False:
-        rank_zero_warn(
-            "That may not fit. To save memory, set a smaller --data.batch_size, "
-            "--encoder.gradient_checkpointing true, --encoder.quantization nf4 or "
-            "--trainer.strategy fsdp2."
-        )
-
-
 def announce_unused(module: nn.Module) -> None:
     """Prints which weights the encoder has frozen because no text reaches them."""
     unused: tuple[str, ...] = getattr(getattr(module, "encoder", None), "unused", ())
@@ -111,14 +49,6 @@ def announce_unused(module: nn.Module) -> None:
         rank_zero_info(
             f"Not trained, because no text's states depend on them: {', '.join(unused[:3])}{more}."
         )
-
-
-def _parts(batch: Any) -> list[dict[str, Any]]:
-    """The token batches in a batch, which may be a token batch itself."""
-    if not isinstance(batch, dict):
-        return []
-    parts = [part for part in batch.values() if isinstance(part, dict)]
-    return parts or [batch]
 
 
 def require_gradients(module: nn.Module) -> None:

@@ -17,6 +17,8 @@ from llm2vec_pl.training.checkpoint_files import CheckpointFiles
 from llm2vec_pl.training.checkpoints import Checkpoints
 from llm2vec_pl.training.console import RunProgressBar
 from llm2vec_pl.training.finite import FiniteGradients
+from llm2vec_pl.training.memory_check import MemoryCheck
+from llm2vec_pl.training.progress_lines import ProgressLines
 from llm2vec_pl.training.resume import run_loggers
 from llm2vec_pl.training.self_check import SelfCheck
 
@@ -80,7 +82,7 @@ CASES = {
 SLOW = {case: pytest.mark.slow for case in CASES if " with" in case or "again" in case}
 
 
-def fit(module, batch, tmp_path, **options):
+def fit(module, batch, tmp_path, bar=None, **options):
     """A fit as a recipe makes it; what it waited for."""
     watched = Watched()
     trainer = Trainer(
@@ -95,10 +97,11 @@ def fit(module, batch, tmp_path, **options):
         callbacks=[
             watched,
             SelfCheck(),
+            MemoryCheck(),
             FiniteGradients(),
             Checkpoints(),
             LearningRateMonitor("step"),
-            Bar(),
+            bar or Bar(),
         ],
         **options,
     )
@@ -112,6 +115,13 @@ def test_a_step_asks_the_device_nothing(case, llama_folder, tmp_path):
     waits = fit(*CASES[case](llama_folder), tmp_path)
     assert waits.in_steps(QUIET) == []
     assert waits.in_steps([4, 8])  # what is logged
+
+
+def test_lines_on_the_progress_ask_for_the_loss_only_when_they_are_due(llama_folder, tmp_path):
+    lines: list[str] = []
+    waits = fit(*mntp(llama_folder), tmp_path, ProgressLines(write=lines.append))
+    assert waits.in_steps(QUIET) == []
+    assert [line.split(",")[0] for line in lines] == ["step 1 of 8", "step 8 of 8"]
 
 
 @pytest.mark.parametrize(

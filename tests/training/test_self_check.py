@@ -1,5 +1,4 @@
 import os
-from pathlib import Path
 
 import pytest
 import torch
@@ -88,14 +87,3 @@ def test_ranks_that_begin_differently_are_found_on_all_ranks(difference, seed):
 def test_one_process_has_nothing_to_compare():
     require_same_start(nn.Linear(1, 1))
     assert torch.get_num_threads() >= 1
-
-
-def test_the_memory_of_a_step_is_printed_before_the_first(llama_folder, tmp_path, caplog):
-    with caplog.at_level("INFO"):
-        quiet_trainer(tmp_path, SelfCheck(), max_steps=1, limit_val_batches=0).fit(
-            small_mntp(llama_folder), small_data(tmp_path)
-        )
-    (line,) = [text for text in caplog.messages if text.startswith("Memory for a step")]
-    assert "tokens: frozen weights" in line
-    assert "for tensors; the process has" in line or not Path("/proc/self/status").exists()
-    assert "GiB free" in line

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ProgressBar
 
 from llm2vec_pl.data import Wikipedia
 from llm2vec_pl.encoder.encoder import Encoder
@@ -22,7 +23,10 @@ def articles(folder: Path, count: int = 60) -> str:
 
 
 def quiet_trainer(folder: Path, *callbacks: Any, **options: Any) -> Trainer:
-    """A CPU trainer whose only output is its checkpoints, those of the recipes."""
+    """A CPU trainer whose only output is its checkpoints, those of the recipes.
+
+    If a callback is a progress bar, that prints too.
+    """
     settings = {
         "max_steps": 4,
         "limit_val_batches": 2,
@@ -34,7 +38,7 @@ def quiet_trainer(folder: Path, *callbacks: Any, **options: Any) -> Trainer:
         accelerator="cpu",
         default_root_dir=folder,
         logger=False,
-        enable_progress_bar=False,
+        enable_progress_bar=any(isinstance(each, ProgressBar) for each in callbacks),
         enable_model_summary=False,
         log_every_n_steps=1,
         callbacks=[*callbacks] or [Checkpoints(every_n_steps=2)],

@@ -8,7 +8,12 @@ allocator loses between blocks.
 
 from llm2vec_pl.training.memory.estimates import estimate, estimate_of
 from llm2vec_pl.training.memory.free import free_memory
-from llm2vec_pl.training.memory.resident import resident_after, resident_line, resident_now
+from llm2vec_pl.training.memory.resident import (
+    resident_after,
+    resident_line,
+    resident_now,
+    resident_peak,
+)
 from llm2vec_pl.training.memory.step import Memory, Step, gib
 from llm2vec_pl.training.memory.weight_sizes import WeightQuantization
 
@@ -23,4 +28,5 @@ __all__ = [
     "resident_after",
     "resident_line",
     "resident_now",
+    "resident_peak",
 ]

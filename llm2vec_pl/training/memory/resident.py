@@ -20,11 +20,20 @@ all blocks returned at once."""
 
 def resident_now() -> int | None:
     """The resident bytes of this process; None if unknown."""
+    return _status("VmRSS")
+
+
+def resident_peak() -> int | None:
+    """The most bytes that this process has had resident so far; None if unknown."""
+    return _status("VmHWM")
+
+
+def _status(name: str) -> int | None:
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
         return None
-    return next((int(x.split()[1]) * 1024 for x in lines if x.startswith("VmRSS")), None)
+    return next((int(x.split()[1]) * 1024 for x in lines if x.startswith(name)), None)
 
 
 def heap_keeps(block: int) -> bool:

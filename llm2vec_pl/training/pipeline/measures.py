@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llm2vec_pl.decoder import encoder_contents, file_contents
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.files import fingerprint, read_json, write_json
+from llm2vec_pl.training.lines import still_at
 
 if TYPE_CHECKING:
     from llm2vec_pl.encoder import Encoder
@@ -172,7 +173,8 @@ class Results:
 
                     encoder = Encoder.from_pretrained(model_name, **options)
                 print(f"measuring {row} on {measure.name}", flush=True)
-                known = {"of": key, "metrics": measure.run(encoder)}
+                with still_at(f"measuring {row} on {measure.name}"):
+                    known = {"of": key, "metrics": measure.run(encoder)}
                 kept = {name: of for name, of in results.get(row, {}).items() if "of" in of}
                 results[row] = {**kept, measure.name: known}
                 self.file.parent.mkdir(parents=True, exist_ok=True)
