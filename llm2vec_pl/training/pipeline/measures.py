@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llm2vec_pl.decoder import encoder_contents, file_contents
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.files import fingerprint, read_json, write_json
-from llm2vec_pl.training.lines import still_at
+from llm2vec_pl.training import still_at
 
 if TYPE_CHECKING:
     from llm2vec_pl.encoder import Encoder
