@@ -94,7 +94,7 @@ class Distillation(Objective):
             sizes = self.encoder.embedding_size, self.teacher.size
             if self.embedding_weight and sizes[0] != sizes[1]:
                 layer = nn.Linear(*sizes, bias=False, dtype=torch.float32)
-                nn.init.orthogonal_(layer.weight)  # at first, cosines stay as they are
+                nn.init.orthogonal_(layer.weight)  # at first, no direction counts more
                 self.to_teacher = layer
         super().configure_model()
 

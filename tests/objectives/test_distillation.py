@@ -104,7 +104,7 @@ def test_embeddings_of_one_size_need_no_map(encoder, tmp_path):
     assert not [name for name, _ in module.named_parameters() if "teacher" in name]
 
 
-def test_the_map_keeps_cosines_at_first(encoder, teacher):
+def test_the_map_begins_as_a_projection(encoder, teacher):
     weight = loaded(encoder, teacher).to_teacher.weight
     torch.testing.assert_close(weight @ weight.T, torch.eye(16), atol=1e-5, rtol=0)
 
