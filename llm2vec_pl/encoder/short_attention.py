@@ -9,7 +9,9 @@ and for 4 of 512 about the same.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -17,6 +19,19 @@ from torch import Tensor, nn
 
 LONGEST = 128
 """In tokens: beyond it, the stored weights cost more memory than the time is worth."""
+
+
+_as_on_a_gpu: ContextVar[bool] = ContextVar("attention as on a GPU", default=False)
+
+
+@contextmanager
+def attention_as_on_a_gpu() -> Iterator[None]:
+    """Leaves short texts to PyTorch's attention, as on a GPU: for estimates made on a CPU."""
+    reset = _as_on_a_gpu.set(True)
+    try:
+        yield
+    finally:
+        _as_on_a_gpu.reset(reset)
 
 
 def for_short_texts(attend: Callable[..., Any]) -> Callable[..., Any]:
@@ -47,7 +62,7 @@ def is_short(
     """Whether `short_attention` can run this, and should.
 
     Args:
-        module: the attention module, which says whether it is causal.
+        module: the attention module, which says whether it is causal and in training.
         query: (N, H, L, E).
         mask: None if each token sees its whole text.
         dropout: of the attention weights.
@@ -58,8 +73,10 @@ def is_short(
     """
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     return (
-        query.shape[2] <= LONGEST
+        module.training
+        and query.shape[2] <= LONGEST
         and query.device.type == "cpu"
+        and not _as_on_a_gpu.get()
         and query.requires_grad
         and torch.is_grad_enabled()
         and mask is None
@@ -90,4 +107,5 @@ def short_attention(
     queries = (query * scaling).unflatten(1, (groups, -1)).flatten(2, 3)  # (N, G, H/G * L, E)
     weights = (queries @ key.transpose(-1, -2)).softmax(dim=-1)  # (N, G, H/G * L, L)
     output = weights.to(value.dtype) @ value  # (N, G, H/G * L, E)
-    return output.unflatten(2, (-1, query.shape[2])).flatten(1, 2).transpose(1, 2)
+    output = output.unflatten(2, (-1, query.shape[2])).flatten(1, 2)  # (N, H, L, E)
+    return output.transpose(1, 2).contiguous()

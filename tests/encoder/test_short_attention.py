@@ -6,9 +6,14 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from llm2vec_pl.encoder import short_attention as short
 from llm2vec_pl.encoder.encoder import Encoder
-from llm2vec_pl.encoder.short_attention import LONGEST, is_short, short_attention
+from llm2vec_pl.encoder.short_attention import (
+    LONGEST,
+    attention_as_on_a_gpu,
+    is_short,
+    short_attention,
+)
 
-BOTH_WAYS = SimpleNamespace(is_causal=False)
+BOTH_WAYS = SimpleNamespace(is_causal=False, training=True)
 
 
 def states(length=7, heads=6, groups=2, dtype=torch.float32):
@@ -42,7 +47,8 @@ def test_in_bfloat16_it_differs_from_pytorchs_attention_by_rounding_only():
 def test_it_is_for_training_on_a_cpu_with_every_token_seen():
     query, *_ = states()
     assert is_short(BOTH_WAYS, query, None)
-    assert not is_short(SimpleNamespace(is_causal=True), query, None)
+    assert not is_short(SimpleNamespace(is_causal=True, training=True), query, None)
+    assert not is_short(SimpleNamespace(is_causal=False, training=False), query, None)
     assert not is_short(BOTH_WAYS, query, None, is_causal=True)
     assert not is_short(BOTH_WAYS, query, torch.ones(7, 7))
     assert not is_short(BOTH_WAYS, query, None, dropout=0.1)
@@ -51,6 +57,8 @@ def test_it_is_for_training_on_a_cpu_with_every_token_seen():
     assert not is_short(BOTH_WAYS, query.to("meta"), None)
     assert not is_short(BOTH_WAYS, states(LONGEST + 1)[0], None)
     with torch.no_grad():
+        assert not is_short(BOTH_WAYS, query, None)
+    with attention_as_on_a_gpu():
         assert not is_short(BOTH_WAYS, query, None)
 
 

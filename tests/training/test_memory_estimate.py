@@ -115,6 +115,15 @@ def test_eager_attention_keeps_the_square_of_the_length_and_sdpa_does_not():
     assert per_token("eager", 512) - per_token("eager", 64) > 2 * layers * heads * (512 - 64)
 
 
+def test_a_cpu_keeps_the_attention_weights_of_short_texts_and_a_gpu_does_not():
+    def per_token(length, device):
+        step = Step(512, length, device=device)
+        return estimate(small_llama(), step, lora_rank=0).activations / 512
+
+    assert per_token(64, "cpu") > per_token(512, "cpu") == pytest.approx(per_token(512, "cuda"))
+    assert per_token(64, "cuda") == pytest.approx(per_token(512, "cuda"), rel=0.01)
+
+
 def test_checkpointing_keeps_only_the_inputs_of_layers():
     config = small_llama(num_hidden_layers=6)
     plain, less = (

@@ -14,7 +14,7 @@ import warnings
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,13 @@ from torch.utils._pytree import tree_leaves
 
 from llm2vec_pl.bidirectional import accepts_position_ids, text_config
 from llm2vec_pl.decoder import decoder_layers
-from llm2vec_pl.encoder import PACKED, PackedTexts, install_packing, packed_states
+from llm2vec_pl.encoder import (
+    PACKED,
+    PackedTexts,
+    attention_as_on_a_gpu,
+    install_packing,
+    packed_states,
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ def measure(
         length: length of each text, in tokens.
         prepare: adds what is trained to a copy of the decoder, also on the meta device.
         autocast: the dtype of mixed precision; None without it.
-        gpu: whether dropout saves what it saves on a GPU.
+        gpu: whether dropout and attention save what they save on a GPU.
 
     Raises:
         Exception: whatever the modelling code raises on tensors without data.
@@ -95,7 +101,8 @@ def _run(
     decoder.train()
     # The fake device is always the CPU: autograd cannot run on fake CUDA tensors without CUDA.
     live = LiveBytes(gpu)
-    with FakeTensorMode(), torch.device("cpu"):
+    attention = attention_as_on_a_gpu() if gpu else nullcontext()
+    with FakeTensorMode(), torch.device("cpu"), attention:
         _give_shapes(decoder)
         live.ignore((*decoder.parameters(), *decoder.buffers()))
         for parameter in decoder.parameters():
