@@ -176,6 +176,16 @@ def test_soups_of_one_rank_have_a_soup_again(runs, tmp_path):
     require_average(average_encoders([one, two], tmp_path / "three"), runs, [0.7, 0.3])
 
 
+def test_adapters_on_quantized_weights_lie_on_the_same_ones(tmp_path):
+    base = save_model(small_llama(hidden_size=64, intermediate_size=128), tmp_path / "base")
+    one, two = (run(base, tmp_path / str(i), i, quantization="nf4") for i in (1, 2))
+    same = average_encoders([one, one], tmp_path / "same")
+    assert Encoder.from_pretrained(same).quantization == "nf4"
+    torch.testing.assert_close(embeddings(same), embeddings(one), atol=1e-4, rtol=1e-3)
+    soup = average_encoders([one, two], tmp_path / "soup")
+    assert not torch.allclose(embeddings(soup), embeddings(one), atol=1e-2)
+
+
 # Full weights -------------------------------------------------------------------------------------
 
 
