@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from llm2vec_pl.decoder.gguf import refuse_part
 from llm2vec_pl.decoder.hub import commit_of, fetch
-from llm2vec_pl.decoder.short_names import PACKAGED, packaged_files
+from llm2vec_pl.decoder.short_names import PACKAGED, how_to_get, packaged_files
 from llm2vec_pl.errors import UserError
 
 _ON_THE_HUB = re.compile(
@@ -60,6 +60,26 @@ def gguf_place(name: str, revision: str | None) -> Place | None:
     return _from_the_hub(match["repo"], match["file"], revision or match["revision"])
 
 
+def on_the_hub(name: str, revision: str | None) -> str:
+    """The hub's name for a decoder with a short name, whose packages are not installed.
+
+    Raises:
+        UserError: if the hub cannot be reached, or does not let this user in.
+    """
+    hub = PACKAGED[name].hub
+    reason = "the hub cannot be reached"
+    try:
+        # One file, before anything else is asked for: without a network, each takes half a minute.
+        if fetch(hub, "config.json", revision) is not None:
+            return hub
+    except OSError as error:
+        reason = _first_line(error)
+    raise UserError(
+        f"`model_name`: {name} is not on this machine. {how_to_get(name)} Or let it be downloaded "
+        f"from {hub} on the hub, which failed just now ({reason})."
+    )
+
+
 def _file(path: Path) -> Place | None:
     # The folder is resolved and the file is not: in the hub's cache it is a link to one whose name
     # says nothing.
@@ -72,9 +92,9 @@ def _from_the_hub(repo: str, file: str, revision: str | None) -> Place:
     try:
         path = fetch(repo, file, revision)
     except OSError as error:
-        reason = str(error).strip().split("\n")[0].rstrip(".")
         raise UserError(
-            f"`model_name`: {name} cannot be opened ({reason}). Check the name, and the network."
+            f"`model_name`: {name} cannot be opened ({_first_line(error)}). Check the name, and "
+            "the network."
         ) from error
     if path is None:
         raise UserError(
@@ -94,3 +114,7 @@ def _no_file(path: Path) -> UserError:
     elif not close:
         hint += "; one on the hub is written org/name:FILE.gguf."
     return UserError(f"`model_name`: there is no file {path}. {hint}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -48,6 +49,16 @@ def bundled_name(folder: str | Path) -> str | None:
     path = Path(folder)
     is_ours = path.name in BUNDLED and path.parent.resolve() == ASSETS.resolve()
     return path.name if is_ours else None
+
+
+def warn_of_a_folder(name: str) -> None:
+    """Says that a short name does not mean the folder that has the same name."""
+    if (name in PACKAGED or (name != "tiny" and bundled_folder(name))) and Path(name).is_dir():
+        warnings.warn(
+            f"`model_name={name!r}` is a short name, and not the folder of that name here. To open "
+            f"the folder, write ./{name}.",
+            stacklevel=3,
+        )
 
 
 def packaged_files(name: str) -> list[Path] | None:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import difflib
-import warnings
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from llm2vec_pl.decoder.gguf import Original, unpacked
-from llm2vec_pl.decoder.gguf_place import gguf_place
+from llm2vec_pl.decoder.gguf import unpacked
+from llm2vec_pl.decoder.gguf_place import gguf_place, on_the_hub
 from llm2vec_pl.decoder.hub import commit_of, display_name, fetch, split_revision
+from llm2vec_pl.decoder.parts import Source as Source
 from llm2vec_pl.decoder.short_names import (
     ASSETS,
     PACKAGED,
     bundled_folder,
-    bundled_name,
     how_to_get,
+    warn_of_a_folder,
 )
 from llm2vec_pl.decoder.stage_folder import EARLIER as EARLIER
 from llm2vec_pl.decoder.stage_folder import ENCODER as ENCODER
@@ -49,68 +49,6 @@ TOKENIZER_FILES = (
 TINY = ASSETS / "tiny"
 
 
-@dataclass(frozen=True)
-class Source:
-    """The parts of an encoder.
-
-    Args:
-        base: folder or hub name of full weights; of a GGUF, the folder it was unpacked into.
-        revision: of the base; its commit, if known.
-        adapters: folders of adapters, in the order of merging. Those from the hub are in its cache.
-        tokenizer: folder or hub name of the tokenizer: what the user named, unless that is an
-            adapter without one.
-        folder: the folder of an earlier stage, if the user named one.
-        tokenizer_revision: of the tokenizer; its commit, if known.
-        trained_on: (adapter, fingerprint of the base that it was trained on) for each adapter that
-            records it.
-        named: folder or hub name that the user gave, and its revision; the tokenizer's if None.
-        original: the GGUF that the base was unpacked from, if it was.
-    """
-
-    base: str
-    revision: str | None
-    adapters: tuple[str, ...]
-    tokenizer: str
-    folder: Path | None = None
-    tokenizer_revision: str | None = None
-    trained_on: tuple[tuple[str, str], ...] = ()
-    named: tuple[str, str | None] | None = None
-    original: Original | None = None
-
-    @property
-    def base_name(self) -> str:
-        """The base as a user would write it."""
-        return self.original.name if self.original else _shown(self.base)
-
-    @property
-    def recorded_base(self) -> str:
-        """The base as an adapter's configuration has it: a folder, a hub name or a GGUF."""
-        return self.original.name if self.original else self.base
-
-    @property
-    def base_file(self) -> dict[str, str] | None:
-        """The name and the SHA-256 of the base's GGUF, for the record; None for other weights."""
-        if self.original is None:
-            return None
-        return {"name": self.original.file, "sha256": self.original.sha256}
-
-    @property
-    def name(self) -> str:
-        """What the user named, as they would write it: a run's folder in full, not its recipe's."""
-        if self.original and not self.named:
-            return self.original.name
-        return _shown(self.named[0] if self.named else self.tokenizer)
-
-    @property
-    def name_revision(self) -> str | None:
-        """The revision of what the user named; its commit, if known."""
-        return self.named[1] if self.named else self.tokenizer_revision
-
-
-def _shown(name: str) -> str:
-    return bundled_name(name) or name
-
-
 def locate(name: str, revision: str | None = None) -> Source:
     """Follows a name or folder down to full weights and the adapters on top of them.
 
@@ -128,13 +66,13 @@ def locate(name: str, revision: str | None = None) -> Source:
     Raises:
         UserError: if the folder does not exist, or a part of it is missing.
     """
-    _warn_of_a_folder(name)
+    warn_of_a_folder(name)
     if place := gguf_place(name, revision):
         base, original = unpacked(place.parts, place.name)
         commit = place.revision
         return Source(str(base), commit, (), str(base), None, commit, original=original)
     if name in PACKAGED:
-        return _packaged_on_the_hub(name, revision)
+        name = on_the_hub(name, revision)
     if folder := bundled_folder(name):
         name, revision = str(folder), None
     hub_name, named_revision = split_revision(name)
@@ -151,32 +89,6 @@ def locate(name: str, revision: str | None = None) -> Source:
     except OSError as error:
         raise _not_found(name, error) from error
     return Source(name, revision, (), name, folder, revision)
-
-
-def _packaged_on_the_hub(name: str, revision: str | None) -> Source:
-    """A decoder with a short name, from the hub, since its packages are not installed."""
-    hub = PACKAGED[name].hub
-    reason = "the hub cannot be reached"
-    try:
-        source = locate(hub, revision)
-        if fetch(hub, "config.json", source.revision) is not None:
-            return source
-    except (UserError, OSError) as error:
-        reason = _first_line(error)
-    raise UserError(
-        f"`model_name`: {name} is not on this machine. {how_to_get(name)} Or let it be downloaded "
-        f"from {hub} on the hub, which failed just now ({reason})."
-    )
-
-
-def _warn_of_a_folder(name: str) -> None:
-    """Says that a short name does not mean the folder that has the same name."""
-    if (name in PACKAGED or (name != "tiny" and bundled_folder(name))) and Path(name).is_dir():
-        warnings.warn(
-            f"`model_name={name!r}` is a short name, and not the folder of that name here. To open "
-            f"the folder, write ./{name}.",
-            stacklevel=3,
-        )
 
 
 def locate_adapter(name: str) -> Source:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from contrastive_texts import QUERIES
 from forked import run_ranks
+from gguf_files import few_tokens, write_gguf
 from matrix_runs import launch
 from saved_models import small_llama
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -67,10 +68,15 @@ def test_a_rank_needs_its_share_and_one_file(large_folder: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["folder", "gguf"])
 def test_a_sharded_encoder_has_the_weights_and_embeddings_of_a_whole_one(
-    llama_folder: str, tmp_path: Path
+    kind: str, llama_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """On three ranks, which share no dimension evenly."""
+    """On three ranks, which share no dimension evenly. One of them unpacks a GGUF for all."""
+    if kind == "gguf":
+        monkeypatch.setenv("LLM2VEC_PL_CACHE", str(tmp_path / "cache"))
+        llama_folder = str(tmp_path / "model.gguf")
+        write_gguf(few_tokens(), Path(llama_folder), "Q8_0")
     found = ranks_run("embeddings", 3, tmp_path, llama_folder)
     assert found[0] == found[1] == found[2]
     for quantization, embeddings in found[0][0].items():
