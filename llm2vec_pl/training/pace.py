@@ -70,7 +70,7 @@ class Pace:
 def duration(seconds: float) -> str:
     """A time in its two largest units.
 
-    >>> duration(48), duration(600), duration(5 * 3600 + 90), duration(3 * 86400)
+    >>> duration(48), duration(600), duration(5 * 3600 + 60), duration(3 * 86400)
     ('48 s', '10 min', '5 h 1 min', '3 d 0 h')
     """
     minutes = round(seconds / 60)
