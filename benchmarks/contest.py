@@ -96,16 +96,23 @@ class Worker:
         contestant: its file.
         job: what it does.
         folder: the folder for the job and for what the process prints.
+        script: what runs the contestant.
     """
 
     def __init__(
-        self, name: str, python: str, contestant: Path, job: dict[str, Any], folder: Path
+        self,
+        name: str,
+        python: str,
+        contestant: Path,
+        job: dict[str, Any],
+        folder: Path,
+        script: str = "worker.py",
     ) -> None:
         self.name = name
         self._printed = folder / f"{name}.log"
         file = folder / f"{name}.json"
         file.write_text(json.dumps(job))
-        command = [python, str(HERE / "worker.py"), str(contestant), str(file)]
+        command = [python, str(HERE / script), str(contestant), str(file)]
         try:
             with self._printed.open("w") as printed:
                 self._process = subprocess.Popen(
@@ -120,7 +127,8 @@ class Worker:
                 "--against expects an interpreter that has llm2vec, such as reference/bin/python, "
                 f"or {SENTENCE_TRANSFORMERS}, but {python} cannot be run: {error.strerror}."
             ) from error
-        self.loaded = float(self._answer()["loaded"])
+        self.first = self._answer()
+        self.loaded = self.first["loaded"]
 
     def measure(self) -> dict[str, float]:
         """The seconds and the peak memory of doing the work once."""
@@ -146,7 +154,7 @@ class Worker:
         if self._process.wait() == -signal.SIGKILL:
             return (
                 "it was killed, as happens when memory runs out. Set a smaller --batch_size, or "
-                "--encoder.gradient_checkpointing true, which applies to both contestants."
+                "switch gradient checkpointing on, which applies to both contestants."
             )
         last = self._printed.read_text().strip().splitlines()[-1:] or ["nothing was printed"]
         needed = WHAT_TO_INSTALL.get(self.name)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+
+from benchmarks.old_folder import write_as_of_old
 
 Shape = Literal["135M", "1B", "8B"]
 
@@ -68,18 +69,4 @@ def save_random_model(shape: Shape, vocabulary: int | None, folder: Path) -> Non
     torch.manual_seed(0)
     LlamaForCausalLM(config).bfloat16().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    _write_as_of_old(folder)
-
-
-def _write_as_of_old(folder: Path) -> None:
-    """Makes the tokenizer readable for the older transformers that llm2vec needs."""
-    settings, content = folder / "tokenizer_config.json", folder / "tokenizer.json"
-    old = {
-        **json.loads(settings.read_text()),
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_input_names": ["input_ids", "attention_mask"],
-    }
-    settings.write_text(json.dumps(old))
-    tokenizer = json.loads(content.read_text())
-    tokenizer["model"]["merges"] = [" ".join(pair) for pair in tokenizer["model"]["merges"]]
-    content.write_text(json.dumps(tokenizer))
+    write_as_of_old(folder)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from llm2vec_pl.data import PythonDocs
+from llm2vec_pl.errors import UserError
 
 
 class Lengths(NamedTuple):
@@ -46,14 +48,39 @@ def pieces(tokenizer: PreTrainedTokenizerBase, *lengths: list[int]) -> list[list
     ]
 
 
-def blocks(tokenizer: PreTrainedTokenizerBase, count: int, length: int) -> list[list[int]]:
-    """Consecutive blocks of token ids."""
-    stream = _tokens(tokenizer)
-    return [list(itertools.islice(stream, length)) for _ in range(count)]
+def blocks(
+    tokenizer: PreTrainedTokenizerBase,
+    count: int,
+    length: int,
+    texts: Iterable[str] | None = None,
+) -> list[list[int]]:
+    """Consecutive blocks of token ids.
+
+    Args:
+        tokenizer: makes the tokens.
+        count: number of blocks.
+        length: tokens per block.
+        texts: what to read; the documentation by default.
+
+    Raises:
+        UserError: if there are too few texts.
+    """
+    stream = _tokens(tokenizer, texts)
+    read = [list(itertools.islice(stream, length)) for _ in range(count)]
+    if len(read[-1]) < length:
+        tokens = sum(map(len, read))
+        raise UserError(
+            f"{count:,} blocks of {length:,} tokens are needed, but the texts have {tokens:,} "
+            "tokens. Give more text, or ask for fewer steps."
+        )
+    return read
 
 
-def _tokens(tokenizer: PreTrainedTokenizerBase) -> itertools.chain[int]:
-    texts = PythonDocs().texts("train")
+def _tokens(
+    tokenizer: PreTrainedTokenizerBase, texts: Iterable[str] | None = None
+) -> itertools.chain[int]:
+    if texts is None:
+        texts = PythonDocs().texts("train")
     return itertools.chain.from_iterable(
         tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in texts
     )
