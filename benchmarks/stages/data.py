@@ -92,7 +92,8 @@ def write_pairs(folder: Path, paths: Sequence[str], size: Size) -> dict[str, str
         paths: files with `query`, `positive` and `negative`; the documentation if there is none.
         size: how much to write.
     """
-    tasks = [_shuffled(_unlike(rows)) for rows in map(_rows, paths or [None])]
+    named: Sequence[str | None] = paths or [None]
+    tasks = [_shuffled(_unlike(_rows(path))) for path in named]
     needed = -(-(size.steps + size.held_out) // len(tasks))
     by_task = [_whole(rows, size.batch, needed) for rows in tasks]
     batches = [_as_texts(part) for turn in zip(*by_task, strict=True) for part in turn]

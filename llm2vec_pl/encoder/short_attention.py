@@ -107,5 +107,5 @@ def short_attention(
     queries = (query * scaling).unflatten(1, (groups, -1)).flatten(2, 3)  # (N, G, H/G * L, E)
     weights = (queries @ key.transpose(-1, -2)).softmax(dim=-1)  # (N, G, H/G * L, L)
     output = weights.to(value.dtype) @ value  # (N, G, H/G * L, E)
-    output = output.unflatten(2, (-1, query.shape[2])).flatten(1, 2)  # (N, H, L, E)
-    return output.transpose(1, 2).contiguous()
+    of_heads: Tensor = output.unflatten(2, (-1, query.shape[2])).flatten(1, 2)  # (N, H, L, E)
+    return of_heads.transpose(1, 2).contiguous()
