@@ -27,7 +27,9 @@ def write_stand_ins(folder: Path) -> None:
     write_rows(folder / "triplets.jsonl", triplets)
     for task in ("nq", "allnli"):
         write_rows(folder / "echo-data" / f"{task}.jsonl", triplets)
-    (folder / "sentences.txt").write_text("\n".join(texts))
+    for name in ("sentences.txt", "texts.txt"):
+        (folder / name).write_text("\n".join(texts))
+    (folder / "instructions.yaml").write_text('allnli: ""\n')
     wikipedia = folder / ".." / "shared" / "data" / "wikipedia"
     write_rows(wikipedia / "train.jsonl", [{"text": " ".join(texts)}])
     write_rows(wikipedia / "valid.jsonl", [{"text": " ".join(texts[::-1])}])
