@@ -36,7 +36,7 @@ from llm2vec_pl.bidirectional import (
 from llm2vec_pl.decoder import evaluating
 from llm2vec_pl.distributed import forget_unfinished_pass
 from llm2vec_pl.encoder.packing import PackedTexts, pack_texts
-from llm2vec_pl.encoder.short_attention import for_short_texts
+from llm2vec_pl.encoder.short_attention import computed_dtype, for_short_texts
 
 varlen_attn: Any = None
 with contextlib.suppress(ImportError):
@@ -244,7 +244,7 @@ def takes_varlen(
     return (
         varlen_attn is not None
         and query.is_cuda
-        and _precision(query) in (torch.bfloat16, torch.float16)
+        and computed_dtype(query) in (torch.bfloat16, torch.float16)
         and query.shape[-1] == value.shape[-1] <= VARLEN_HEAD
         and mask.is_band
         and not dropout
@@ -268,7 +268,7 @@ def varlen_attention(
     reach = -1 if mask.window is None else mask.window - 1
     boundaries, longest = mask.texts.boundaries, mask.texts.longest
     output: Any = varlen_attn(
-        *(x[0].transpose(0, 1).to(_precision(x)) for x in (query, key, value)),  # (T, H, E)
+        *(x[0].transpose(0, 1).to(computed_dtype(x)) for x in (query, key, value)),  # (T, H, E)
         *(boundaries, boundaries, longest, longest),
         scale=scaling,
         window_size=(reach, 0 if causal else reach),
@@ -285,12 +285,6 @@ def flash_arguments(texts: PackedTexts) -> dict[str, Any]:
         "max_length_q": texts.longest,
         "max_length_k": texts.longest,
     }
-
-
-def _precision(states: Tensor) -> torch.dtype:
-    """The dtype that autocast would give these: rotary angles leave queries and keys in float32."""
-    kind = states.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype
 
 
 # The check --------------------------------------------------------------------------------------

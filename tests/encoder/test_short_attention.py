@@ -44,9 +44,12 @@ def test_in_bfloat16_it_differs_from_pytorchs_attention_by_rounding_only():
     assert error < 0.05
 
 
-def test_it_is_for_training_on_a_cpu_with_every_token_seen():
-    query, *_ = states()
+def test_it_is_for_training_in_half_precision_on_a_cpu_with_every_token_seen():
+    query, *_ = states(dtype=torch.bfloat16)
     assert is_short(BOTH_WAYS, query, None)
+    assert not is_short(BOTH_WAYS, query.float(), None)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert is_short(BOTH_WAYS, query.float(), None)
     assert not is_short(SimpleNamespace(is_causal=True, training=True), query, None)
     assert not is_short(SimpleNamespace(is_causal=False, training=False), query, None)
     assert not is_short(BOTH_WAYS, query, None, is_causal=True)
@@ -55,7 +58,7 @@ def test_it_is_for_training_on_a_cpu_with_every_token_seen():
     assert not is_short(BOTH_WAYS, query, None, softcap=30.0)
     assert not is_short(BOTH_WAYS, query.detach(), None)
     assert not is_short(BOTH_WAYS, query.to("meta"), None)
-    assert not is_short(BOTH_WAYS, states(LONGEST + 1)[0], None)
+    assert not is_short(BOTH_WAYS, states(LONGEST + 1, dtype=torch.bfloat16)[0], None)
     with torch.no_grad():
         assert not is_short(BOTH_WAYS, query, None)
     with attention_as_on_a_gpu():
@@ -76,8 +79,9 @@ def test_an_encoder_uses_it_in_training_with_the_gradient_of_the_usual_attention
     for longest in (LONGEST, 0):
         monkeypatch.setattr(short, "LONGEST", longest)
         monkeypatch.setattr(short, "short_attention", counted)
-        encoder = Encoder("tiny", lora_rank=0).load()
+        encoder = Encoder("tiny", lora_rank=0, dtype="bfloat16").load()
         encoder(encoder.tokenize(texts)).sum().backward()
         gradients.append(encoder.decoder.get_input_embeddings().weight.grad)
     assert calls
-    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-4)
+    one, other = (gradient.float() for gradient in gradients)
+    assert (one - other).norm() < 0.05 * other.norm()
