@@ -143,7 +143,7 @@ def flags(place, decoder, *more):
     small = {"steps": 2, "batch_size": 2, "max_length": 16, "held_out": 1}
     stages = ("mntp", "simcse", "supervised")
     sized = [w for s in stages for k, v in small.items() for w in (f"--{s}.{k}", str(v))]
-    texts = [f"Text number {i} is about {i} lakes and {'rivers ' * (i % 5)}" for i in range(60)]
+    texts = [f"Text number {i} is about {i} lakes and {'rivers ' * (i % 5)}" for i in range(2000)]
     (place / "texts.txt").write_text("\n".join(texts))
     rows = [{"query": text[:14], "positive": text, "negative": f"no {i}"} for i, text in enumerate(texts)]  # fmt: skip
     scored = [{"sentence1": text, "sentence2": texts[-1], "score": i} for i, text in enumerate(texts[:5])]  # fmt: skip
