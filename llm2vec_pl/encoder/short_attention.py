@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -21,17 +20,18 @@ LONGEST = 128
 """In tokens: beyond it, the stored weights cost more memory than the time is worth."""
 
 
-_as_on_a_gpu: ContextVar[bool] = ContextVar("attention as on a GPU", default=False)
+_as_on_a_gpu = False  # no ContextVar: torch.compile cannot look into one
 
 
 @contextmanager
 def attention_as_on_a_gpu() -> Iterator[None]:
     """Leaves short texts to PyTorch's attention, as on a GPU: for estimates made on a CPU."""
-    reset = _as_on_a_gpu.set(True)
+    global _as_on_a_gpu
+    before, _as_on_a_gpu = _as_on_a_gpu, True
     try:
         yield
     finally:
-        _as_on_a_gpu.reset(reset)
+        _as_on_a_gpu = before
 
 
 def for_short_texts(attend: Callable[..., Any]) -> Callable[..., Any]:
@@ -83,7 +83,7 @@ def is_short(
         and query.shape[2] <= LONGEST
         and query.device.type == "cpu"
         and computed_dtype(query) in (torch.bfloat16, torch.float16)
-        and not _as_on_a_gpu.get()
+        and not _as_on_a_gpu
         and query.requires_grad
         and torch.is_grad_enabled()
         and mask is None

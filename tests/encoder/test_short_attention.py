@@ -1,14 +1,26 @@
+import copy
 from types import SimpleNamespace
 
 import pytest
 import torch
+from architecture_sample import marks
+from test_architectures import (
+    ARCHITECTURES,
+    _one_thread,  # noqa: F401 - a fixture
+    bidirectional_lm,
+)
+from test_packed_attention import padded_batch
 from torch.nn.functional import scaled_dot_product_attention
 
+from llm2vec_pl.decoder.head import split_causal_lm
 from llm2vec_pl.encoder import short_attention as short
 from llm2vec_pl.encoder.encoder import Encoder
+from llm2vec_pl.encoder.packed_attention import can_pack, packed_states
+from llm2vec_pl.encoder.packing import pack_texts
 from llm2vec_pl.encoder.short_attention import (
     LONGEST,
     attention_as_on_a_gpu,
+    for_short_texts,
     is_short,
     short_attention,
 )
@@ -63,6 +75,43 @@ def test_it_is_for_training_in_half_precision_on_a_cpu_with_every_token_seen():
         assert not is_short(BOTH_WAYS, query, None)
     with attention_as_on_a_gpu():
         assert not is_short(BOTH_WAYS, query, None)
+
+
+@pytest.mark.parametrize("model_type", [pytest.param(m, marks=marks(m)) for m in ARCHITECTURES])
+def test_an_architecture_that_packs_has_the_states_and_gradients_of_the_usual_attention(
+    model_type, monkeypatch
+):
+    """In float32, where rounding hides nothing."""
+    decoder, _ = split_causal_lm(copy.deepcopy(bidirectional_lm(model_type, "sdpa")))
+    if not can_pack(decoder):
+        pytest.skip("does not pack")
+    monkeypatch.setattr(short, "computed_dtype", lambda states: torch.bfloat16)
+    decoder.train()
+    ids, mask = padded_batch()
+    found = []
+    for longest in (LONGEST, 0):
+        monkeypatch.setattr(short, "LONGEST", longest)
+        decoder.zero_grad()
+        torch.manual_seed(0)
+        states_of_texts = packed_states(decoder, ids, pack_texts(mask))
+        weight = torch.randn(states_of_texts.shape, generator=torch.Generator().manual_seed(1))
+        (states_of_texts * weight).sum().backward()
+        embedding = decoder.get_input_embeddings().weight
+        found.append((states_of_texts.detach(), embedding.grad.clone()))
+    for one, other in zip(*found, strict=True):
+        assert (one - other).abs().max() <= 1e-4 * other.abs().max()
+
+
+def test_it_compiles_into_one_graph():
+    def usual(*states, **kwargs):
+        raise AssertionError("the texts are short")
+
+    module = torch.nn.Module()
+    module.is_causal = False
+    query, key, value = states(dtype=torch.bfloat16)
+    attend = torch.compile(for_short_texts(usual), fullgraph=True, backend="eager")
+    output, _ = attend(module, query, key, value, None, scaling=0.5)
+    torch.testing.assert_close(output, short_attention(query, key, value, 0.5))
 
 
 @pytest.mark.parametrize("texts", [["a b c", "d e f"], ["a b c", "a", "d e", "f g"]])
