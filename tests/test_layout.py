@@ -14,11 +14,15 @@ import llm2vec_pl
 PACKAGE = Path(llm2vec_pl.__file__).parent
 ROOMS = (
     "errors", "files", "decoder", "distributed", "bidirectional", "lora", "encoder", "objectives",
-    "data", "evaluation", "mining", "training",
+    "data", "evaluation", "mining", "training", "use",
 )  # fmt: skip
 """Each imports from those before it."""
 
-PARTS = {"data": ("files", "blocks", "examples", "resuming"), "training": ("memory", "pipeline")}
+PARTS = {
+    "data": ("files", "blocks", "examples", "resuming"),
+    "training": ("memory", "pipeline"),
+    "use": ("bulk", "export", "search", "server"),
+}
 """Rooms within rooms."""
 
 INNER = [
@@ -63,7 +67,7 @@ def room_of(module: str) -> str:
     return ".".join(["llm2vec_pl", *parts[:depth]])
 
 
-def test_the_package_has_twelve_entries() -> None:
+def test_the_package_has_thirteen_entries() -> None:
     entries = {path.stem for path in PACKAGE.iterdir() if path.name != "__pycache__"}
     assert entries - {"__init__", "py", "assets"} == set(ROOMS)
 
