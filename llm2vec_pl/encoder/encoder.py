@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,13 +43,14 @@ from llm2vec_pl.encoder.arguments import (
     require_one_of,
     require_positions,
 )
-from llm2vec_pl.encoder.encoding import encode
+from llm2vec_pl.encoder.encode import TextEncoder
 from llm2vec_pl.encoder.int8_dynamic import INT8_DYNAMIC, Fidelity, quantize, refuse_training
 from llm2vec_pl.encoder.lengths import text_lengths
 from llm2vec_pl.encoder.loading import adapters_below, load_parts
 from llm2vec_pl.encoder.packed_attention import attention_modules, packed_states, takes_packed
 from llm2vec_pl.encoder.packing import pack_texts
 from llm2vec_pl.encoder.pooling import Pooling, pool, pool_packed
+from llm2vec_pl.encoder.prompts import require_prompts
 from llm2vec_pl.encoder.reference import reference_settings
 from llm2vec_pl.encoder.tokenizer import TextTokenizer, TokenBatch
 from llm2vec_pl.encoder.weights import require_attention_dropout
@@ -61,7 +62,7 @@ Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "
 _loading = threading.RLock()
 
 
-class Encoder(nn.Module):
+class Encoder(TextEncoder):
     """A decoder-only language model as a text encoder (LLM2Vec, section 2).
 
     Construction reads the configuration and the tokenizer, and fetches adapters from the hub;
@@ -108,6 +109,8 @@ class Encoder(nn.Module):
         control_tokens: treat control tokens that a text spells out, such as `</s>`, as control
             tokens; by default they are plain characters. In a template or an instruction they
             always count.
+        prompts: instructions by name. `encode_query` uses the one named `query`, `encode_document`
+            the one named `document`, and `encode(prompt_name=...)` any.
         fingerprint: of the named weights and adapters; others are refused. A run's config.yaml has
             it, so that the run is not repeated on anything else.
 
@@ -144,6 +147,7 @@ class Encoder(nn.Module):
         random_weights: bool = False,
         trust_remote_code: bool = False,
         control_tokens: bool = False,
+        prompts: dict[str, str] | None = None,
         fingerprint: str | None = None,
     ) -> None:
         super().__init__()
@@ -153,11 +157,13 @@ class Encoder(nn.Module):
         faults.of(require_one_of, "quantization", quantization, Quantization, optional=True)
         faults.of(require_attention, attention)
         faults.of(require_lora, lora_rank, lora_dropout)
+        faults.of(require_prompts, prompts)
         faults.of(_require_weights_to_draw, random_weights, lora_rank, quantization)
         if quantization == INT8_DYNAMIC:
             faults.of(refuse_training, lora_rank, compile)
         self.bidirectional = bidirectional
         self.pooling: Pooling = pooling
+        self.prompts: dict[str, str] = dict(prompts) if isinstance(prompts, Mapping) else {}
         self.lora_rank = lora_rank
         self.quantization: Quantization | None = quantization
         self.lora_options: dict[str, Any] = {
@@ -337,34 +343,6 @@ class Encoder(nn.Module):
         """The language modelling head's logits: states (M, D) -> (M, V)."""
         return head_logits(states, self.lm_head, self.config)
 
-    def encode(
-        self,
-        texts: str | Sequence[str],
-        instruction: str | Sequence[str] = "",
-        batch_size: int = 32,
-    ) -> Tensor:
-        """Embeds texts in evaluation mode, whatever mode the encoder is in.
-
-        Several threads may encode at once; none may train meanwhile.
-
-        Args:
-            texts: N texts, or one.
-            instruction: written right before each text and not pooled, such as
-                "Retrieve the answer to the question: "; or N of them, one for each text.
-            batch_size: most texts that go through the decoder at once; fewer on a CPU if they are
-                long.
-
-        Returns:
-            (N, D) in float32 on the CPU, in the order of the texts, not normalised; (D,) for one.
-
-        Raises:
-            UserError: if a text is not a string, an instruction leaves no room for it, the number
-                of instructions is wrong, or `batch_size` is not a positive whole number.
-        """
-        if isinstance(texts, str):
-            return encode(self, [texts], instruction, batch_size)[0]
-        return encode(self, texts, instruction, batch_size)
-
     def settings(self) -> dict[str, Any]:
         """What `llm2vec_config.json` records: how a text becomes an embedding, on which weights."""
         base, fingerprints = self.origin or (None, ())
@@ -381,6 +359,7 @@ class Encoder(nn.Module):
             "bidirectional": self.bidirectional,
             "pooling": self.pooling,
             **self.tokenize.rules,
+            "prompts": self.prompts,
             "quantization": self.quantization if self.quantization in BITSANDBYTES else None,
             "dtype": self.dtype,
             **self.notes,

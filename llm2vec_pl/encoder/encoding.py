@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from numbers import Integral
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from llm2vec_pl.decoder import evaluating
 from llm2vec_pl.distributed import is_sharded
 from llm2vec_pl.encoder.packing import batches_by_length
-from llm2vec_pl.encoder.tokenizer import each_instruction, strings
 from llm2vec_pl.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,15 +29,16 @@ _sharded_one_at_a_time = threading.RLock()
 
 
 def encode(
-    encoder: Encoder, texts: Sequence[str], instruction: str | Sequence[str], batch_size: int
+    encoder: Encoder,
+    texts: list[str],
+    instructions: list[str],
+    batch_size: int,
+    done: Callable[[int], Any],
 ) -> Tensor:
-    """What `Encoder.encode` gives for a list of texts."""
-    texts = strings(texts)
-    instructions = each_instruction(instruction, len(texts))
-    batch_size = whole_batch_size(batch_size)
+    """The embeddings of texts, (N, D), in their order; `done` hears how many more there are."""
     encoder.load()
     with _ordinary_tensors(encoder), evaluating(encoder):
-        return _encode(encoder, texts, instructions, batch_size)
+        return _encode(encoder, texts, instructions, batch_size, done)
 
 
 def whole_batch_size(batch_size: int) -> int:
@@ -53,7 +53,13 @@ def whole_batch_size(batch_size: int) -> int:
     return int(batch_size)
 
 
-def _encode(encoder: Encoder, texts: list[str], instructions: list[str], batch_size: int) -> Tensor:
+def _encode(
+    encoder: Encoder,
+    texts: list[str],
+    instructions: list[str],
+    batch_size: int,
+    done: Callable[[int], Any],
+) -> Tensor:
     device = next(encoder.parameters()).device
     budget = TOKENS_AT_ONCE if device.type == "cpu" else float("inf")
     embeddings = torch.empty(len(texts), encoder.embedding_size, dtype=torch.float32)
@@ -68,6 +74,7 @@ def _encode(encoder: Encoder, texts: list[str], instructions: list[str], batch_s
         for rows in batches_by_length(lengths, batch_size, budget, padded=not encoder.packs):
             batch = {k: v[rows, : lengths[rows[0]]].to(device) for k, v in tokens.items()}
             embeddings[[ahead[i] for i in rows]] = encoder(batch).cpu()
+            done(len(rows))
     return embeddings
 
 

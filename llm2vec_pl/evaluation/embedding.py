@@ -27,7 +27,8 @@ def embedder(encoder: Encoder, batch_size: int, on_all_ranks: bool) -> Embed:
     def embed(texts: Sequence[str], instruction: str) -> Tensor:
         if on_all_ranks:
             return encode_on_all_ranks(encoder, texts, instruction, batch_size)
-        return encoder.encode(list(texts), instruction, batch_size)
+        embeddings: Tensor = encoder.encode(list(texts), instruction, batch_size)
+        return embeddings
 
     return embed
 
@@ -55,7 +56,8 @@ def encode_on_all_ranks(
     """
     rank, ranks = world()
     if ranks == 1:
-        return encoder.encode(list(texts), instruction, batch_size)
+        embeddings: Tensor = encoder.encode(list(texts), instruction, batch_size)
+        return embeddings
     instructions = each_instruction(instruction, len(texts))
     batch_size = whole_batch_size(batch_size)
     encoder.load()
