@@ -40,10 +40,10 @@ SHORT = {
     "encoder.compile": "false",
 }
 TRAINS = ("mntp.py", "simcse.py", "supervised.py", "pretrain.py")
-RUNS = (*TRAINS, "show_batch.py", "mine.py", "merge.py", "consolidate.py", "memory.py")
+RUNS = (*TRAINS, "show_batch.py", "mine.py", "embed.py", "merge.py", "consolidate.py", "memory.py")
 NAMES = re.compile(r"model(?:_name)?:? ([\w-]+/[\w.-]+)")
 ELSEWHERE = re.compile(
-    r"recipes/configs/(?!tiny)|smollm2-135m|gemma3-270m|[A-Z][\w-]+/[A-Z][\w.-]+|--trainer\.devices [2-9]|--trainer\.num_nodes"
+    r"recipes/configs/(?!tiny)|smollm2-135m|gemma3-270m|[A-Z][\w-]+/[A-Z][\w.-]+|--(?:trainer\.)?(?:devices [2-9]|num_nodes)"
 )
 """A model of the hub, or several devices: what a machine without a network and a GPU cannot run."""
 

@@ -11,7 +11,7 @@ from llm2vec_pl.data.files.docstrings import (
 )
 from llm2vec_pl.data.files.records import RECORD_READERS, Row, column_names, extension, no_column
 from llm2vec_pl.data.files.rows import GoodTexts, OnBadRow, problem_of, read_txt
-from llm2vec_pl.data.files.shards import Shard, spread
+from llm2vec_pl.data.files.shards import ChunkFilter, Shard, ShardFilter, spread
 from llm2vec_pl.data.files.sources import (
     HubDataset,
     TextSource,
@@ -35,6 +35,7 @@ __all__ = [
     "RECORD_READERS",
     "SENTENCES_FORMAT",
     "SPLITS",
+    "ChunkFilter",
     "Docstring",
     "GoodTexts",
     "HubDataset",
@@ -42,6 +43,7 @@ __all__ = [
     "Package",
     "Row",
     "Shard",
+    "ShardFilter",
     "Split",
     "SplitTexts",
     "TextSource",
