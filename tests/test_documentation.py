@@ -40,7 +40,7 @@ SHORT = {
     "encoder.compile": "false",
 }
 TRAINS = ("mntp.py", "simcse.py", "supervised.py", "pretrain.py")
-RUNS = (*TRAINS, "show_batch.py", "mine.py", "merge.py", "consolidate.py", "memory.py")
+RUNS = (*TRAINS, "show_batch.py", "mine.py", "merge.py", "consolidate.py", "memory.py", "search.py")
 NAMES = re.compile(r"model(?:_name)?:? ([\w-]+/[\w.-]+)")
 ELSEWHERE = re.compile(
     r"recipes/configs/(?!tiny)|smollm2-135m|gemma3-270m|[A-Z][\w-]+/[A-Z][\w.-]+|--trainer\.devices [2-9]|--trainer\.num_nodes"
