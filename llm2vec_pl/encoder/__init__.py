@@ -8,6 +8,7 @@ from llm2vec_pl.encoder.lengths import lengths_of, pinned, require, send, text_l
 from llm2vec_pl.encoder.origin import pinned_flags, recorded_origin, require_same_origin
 from llm2vec_pl.encoder.packed_attention import PACKED, install_packing, packed_states
 from llm2vec_pl.encoder.packing import PackedTexts
+from llm2vec_pl.encoder.prompts import DOCUMENT, QUERY, first_of
 from llm2vec_pl.encoder.short_attention import attention_as_on_a_gpu
 from llm2vec_pl.encoder.soup import average_encoders
 from llm2vec_pl.encoder.tokenizer import (
@@ -22,8 +23,10 @@ from llm2vec_pl.encoder.tokenizer_fingerprint import tokenizer_content
 from llm2vec_pl.encoder.weights import cast_weights
 
 __all__ = [
+    "DOCUMENT",
     "INT8_DYNAMIC",
     "PACKED",
+    "QUERY",
     "Dtype",
     "Encoder",
     "Int8Linear",
@@ -34,6 +37,7 @@ __all__ = [
     "average_encoders",
     "cast_weights",
     "each_instruction",
+    "first_of",
     "install_packing",
     "join",
     "lengths_of",
