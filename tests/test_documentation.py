@@ -42,12 +42,16 @@ SHORT = {
     "encoder.compile": "false",
 }
 TRAINS = ("mntp.py", "simcse.py", "supervised.py", "pretrain.py")
-RUNS = (*TRAINS, "show_batch.py", "mine.py", "merge.py", "consolidate.py", "memory.py", "search.py")
+RUNS = (
+    *TRAINS, "show_batch.py", "mine.py", "merge.py", "consolidate.py", "memory.py", "search.py",
+    "export.py",
+)  # fmt: skip
 NAMES = re.compile(r"model(?:_name)?:? ([\w-]+/[\w.-]+)")
 ELSEWHERE = re.compile(
-    r"recipes/configs/(?!tiny)|smollm2-135m|gemma3-270m|[A-Z][\w-]+/[A-Z][\w.-]+|--trainer\.devices [2-9]|--trainer\.num_nodes"
+    r"recipes/configs/(?!tiny)|smollm2-135m|gemma3-270m|[A-Z][\w-]+/[A-Z][\w.-]+|--trainer\.devices [2-9]|--trainer\.num_nodes|--format onnx"
 )
-"""A model of the hub, or several devices: what a machine without a network and a GPU cannot run."""
+"""A model of the hub, or several devices: what a machine without a network and a GPU cannot run.
+Tracing a graph takes a minute; `tests/use/export` does it with a decoder of one layer."""
 
 
 SERVER = "127.0.0.1:8000"

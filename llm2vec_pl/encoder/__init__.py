@@ -8,6 +8,7 @@ from llm2vec_pl.encoder.lengths import lengths_of, pinned, require, send, text_l
 from llm2vec_pl.encoder.origin import pinned_flags, recorded_origin, require_same_origin
 from llm2vec_pl.encoder.packed_attention import PACKED, install_packing, packed_states
 from llm2vec_pl.encoder.packing import PackedTexts
+from llm2vec_pl.encoder.pooling import pool
 from llm2vec_pl.encoder.prompts import DOCUMENT, QUERY, first_of
 from llm2vec_pl.encoder.short_attention import attention_as_on_a_gpu
 from llm2vec_pl.encoder.soup import average_encoders
@@ -44,6 +45,7 @@ __all__ = [
     "packed_states",
     "pinned",
     "pinned_flags",
+    "pool",
     "recorded_origin",
     "require",
     "require_same_origin",
