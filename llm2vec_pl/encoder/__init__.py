@@ -9,7 +9,8 @@ from llm2vec_pl.encoder.origin import pinned_flags, recorded_origin, require_sam
 from llm2vec_pl.encoder.output import require_output
 from llm2vec_pl.encoder.packed_attention import PACKED, install_packing, packed_states
 from llm2vec_pl.encoder.packing import PackedTexts
-from llm2vec_pl.encoder.prompts import DOCUMENT, chosen_prompt, first_of
+from llm2vec_pl.encoder.pooling import pool
+from llm2vec_pl.encoder.prompts import DOCUMENT, QUERY, chosen_prompt, first_of
 from llm2vec_pl.encoder.short_attention import attention_as_on_a_gpu
 from llm2vec_pl.encoder.soup import average_encoders
 from llm2vec_pl.encoder.tokenizer import (
@@ -27,6 +28,7 @@ __all__ = [
     "DOCUMENT",
     "INT8_DYNAMIC",
     "PACKED",
+    "QUERY",
     "Dtype",
     "Encoder",
     "Int8Linear",
@@ -45,6 +47,7 @@ __all__ = [
     "packed_states",
     "pinned",
     "pinned_flags",
+    "pool",
     "recorded_origin",
     "require",
     "require_output",

@@ -9,7 +9,14 @@ from llm2vec_pl.data.files.docstrings import (
     read_docstrings,
     sentences_of,
 )
-from llm2vec_pl.data.files.records import RECORD_READERS, Row, column_names, extension, no_column
+from llm2vec_pl.data.files.records import (
+    RECORD_READERS,
+    Row,
+    column_names,
+    extension,
+    no_column,
+    open_text,
+)
 from llm2vec_pl.data.files.rows import GoodTexts, OnBadRow, problem_of, read_txt
 from llm2vec_pl.data.files.shards import ChunkFilter, Shard, ShardFilter, spread
 from llm2vec_pl.data.files.sources import (
@@ -59,6 +66,7 @@ __all__ = [
     "looks_local",
     "no_column",
     "open_source",
+    "open_text",
     "problem_of",
     "read_docstrings",
     "read_records",
