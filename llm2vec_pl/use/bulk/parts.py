@@ -70,17 +70,18 @@ class PartFolder:
         """
         found = {}
         for file in sorted(self.folder.glob("*.parquet")):
-            match = NAME.fullmatch(file.name)
             footer = _footer(file)
-            recorded = footer and (footer.metadata or {}).get(KEY)
-            if footer is not None and (match is None or recorded is None):
+            if footer is None:  # damaged: to be written again
+                continue
+            match = NAME.fullmatch(file.name)
+            recorded = (footer.metadata or {}).get(KEY)
+            if match is None or recorded is None:
                 raise UserError(
                     f"`out={str(self.folder)!r}` holds {file.name}, which is no file of "
                     "embeddings. Name an empty folder."
                 )
-            if footer is not None and match is not None:
-                require_same(json.loads(recorded), self.settings, file)
-                found[int(match[1])] = footer.num_rows
+            require_same(json.loads(recorded), self.settings, file)
+            found[int(match[1])] = footer.num_rows
         return found
 
     def write(self, chunk: Chunk, embeddings: np.ndarray, keep: Sequence[str]) -> None:
