@@ -114,11 +114,11 @@ if __name__ == "__main__":
         try:
             run(dict(given), how, **values)
         except (StoppedError, KeyboardInterrupt) as stop:
-            if rank_zero_only.rank:
-                raise SystemExit(0) from None
-            print(
-                f"Stopped by {stop or 'SIGINT'}. The files in {values['out']} are whole; give the "
-                "same command again to go on.",
-                file=sys.stderr,
-            )
-            raise SystemExit(130) from None
+            code = stop.code if isinstance(stop, StoppedError) else 130
+            if code:
+                print(
+                    f"Stopped by {str(stop) or 'SIGINT'}. The files in {values['out']} are whole; "
+                    "give the same command again to go on.",
+                    file=sys.stderr,
+                )
+            raise SystemExit(code) from None

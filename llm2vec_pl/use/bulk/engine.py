@@ -27,7 +27,17 @@ PATIENCE = timedelta(days=365)
 
 
 class StoppedError(Exception):
-    """A signal has asked the run to stop; its name is the message."""
+    """A signal has asked the run to stop.
+
+    Args:
+        name: of the signal; the message.
+        code: to exit with: that of Ctrl-C for the first process, and 0 for the others, since an
+            error of theirs would have the first one killed before it has said what happened.
+    """
+
+    def __init__(self, name: str, code: int) -> None:
+        super().__init__(name)
+        self.code = code
 
 
 def trainer_on(accelerator: str, devices: str | int, num_nodes: int) -> Trainer:
@@ -147,7 +157,7 @@ class EmbedDocuments(LightningModule):
     def _stop_if_asked(self) -> None:
         if self.signals.received is not None:
             self.progress.close()
-            raise StoppedError(self.signals.received.name)
+            raise StoppedError(self.signals.received.name, 0 if world()[0] else 130)
 
 
 class _OwnChunks(IterableDataset):

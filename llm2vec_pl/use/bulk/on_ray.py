@@ -81,11 +81,12 @@ def _embedded(
     """(number, rows) of each chunk when its file is there, and (END, all rows) of each reader."""
     import ray
 
+    reader: Any = read  # whose further arguments Ray's types do not foresee
     with _data_context(ray):
         readers = ray.data.from_items(list(range(workers)), override_num_blocks=workers)
         there = folder.whole()
         chunks = readers.map_batches(
-            read,
+            reader,
             batch_size=1,
             num_cpus=0,  # it waits for the actors most of the time
             fn_kwargs={"documents": documents, "there": set(there), "readers": workers},

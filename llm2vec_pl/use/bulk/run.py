@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from lightning.pytorch.utilities import rank_zero_only
-
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.use.bulk.documents import Documents
@@ -68,28 +66,35 @@ def embed_corpus(
     folder = PartFolder(Path(out).expanduser(), settings_of(encoder, how, documents))
     # First, since only a trainer knows which rank this process has.
     trainer = trainer_on(accelerator, devices, num_nodes)
-    with begun(folder, documents, report):
+    with begun(folder, documents, report, is_first=trainer.global_rank == 0):
         rate = predict(trainer, encoder, documents, folder, how)
         return result(folder, documents, rate)
 
 
 @contextmanager
 def begun(
-    folder: PartFolder, documents: Documents, report: Callable[[str], object]
+    folder: PartFolder,
+    documents: Documents,
+    report: Callable[[str], object],
+    is_first: bool = True,
 ) -> Iterator[None]:
     """Makes or checks the folder, says what is there, and lets no second run into it.
+
+    The first process of a run does that for the others.
 
     Raises:
         UserError: if it cannot be used.
     """
     _require_apart(folder.folder, documents.corpus.name)
     there = folder.whole()
+    if not is_first:
+        yield
+        return
     with _alone(folder):
-        say = rank_zero_only(report)
         for line in documents.corpus.notes:
-            say(line)
+            report(line)
         if there:
-            say(f"{len(there):,} files with {sum(there.values()):,} rows are there already")
+            report(f"{len(there):,} files with {sum(there.values()):,} rows are there already")
         yield
 
 
@@ -132,9 +137,6 @@ def _alone(folder: PartFolder) -> Iterator[None]:
     """Keeps other runs out of the folder until this one ends, however it ends."""
     from filelock import FileLock, Timeout
 
-    if rank_zero_only.rank:  # of a run whose first process holds the lock
-        yield
-        return
     folder.prepare()
     lock = FileLock(folder.folder / ".embedding.lock", timeout=0)
     try:

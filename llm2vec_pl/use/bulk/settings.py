@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
+
+from transformers import PreTrainedTokenizerFast
 
 from llm2vec_pl.encoder import Encoder, tokenizer_content
 from llm2vec_pl.use.bulk.documents import Documents
@@ -37,7 +39,7 @@ def encoder_settings(encoder: Encoder) -> dict[str, Any]:
     """What the embeddings of a loaded encoder depend on."""
     return {
         "weights": str(encoder.origin) if encoder.origin else None,
-        "tokenizer": tokenizer_content(encoder.tokenizer),
+        "tokenizer": tokenizer_content(cast(PreTrainedTokenizerFast, encoder.tokenizer)),
         "bidirectional": encoder.bidirectional,
         "pooling": encoder.pooling,
         **encoder.tokenize.rules,
