@@ -6,6 +6,7 @@ python recipes/benchmark.py encode --against sentence-transformers
 python recipes/benchmark.py mntp --shape 8B --encoder.dtype bfloat16      on a GPU
 python recipes/benchmark.py startup
 python recipes/benchmark.py scaling                                       two processes against one
+python recipes/benchmark.py serve                                         a server under load
 python recipes/benchmark.py stages --model FOLDER --against reference/bin/python   whole stages
 """
 
@@ -16,13 +17,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks/ is no part of 
 
 from benchmarks import works
 from benchmarks.scaling import scaling
+from benchmarks.serving import serve
 from benchmarks.stages.compare import stages
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import user_errors
 from llm2vec_pl.training import Help, Parser, silence_noise
 
 OF_AN_ENCODER = (works.mntp, works.contrastive, works.encode)
-JOBS = {job.__name__: job for job in (*OF_AN_ENCODER, works.startup, scaling, stages)}
+JOBS = {job.__name__: job for job in (*OF_AN_ENCODER, works.startup, scaling, serve, stages)}
 
 
 def command_line() -> Parser:

@@ -77,7 +77,7 @@ def joined(block: str) -> list[str]:
 def words_of(line: str) -> tuple[str, ...]:
     """Without comments and prompts; of what a scheduler is to run, that."""
     words = shlex.split(line.removeprefix("$ "), comments=True)
-    while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):  # variables in front
+    while words and re.fullmatch(r"[A-Z0-9_]+=\S*", words[0]):  # variables in front
         words = words[1:]
     for word in words:
         if word.startswith("srun "):

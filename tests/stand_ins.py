@@ -35,6 +35,8 @@ def write_stand_ins(folder: Path) -> None:
         write_rows(folder / "echo-data" / f"{task}.jsonl", triplets)
     for name in ("sentences.txt", "texts.txt"):
         (folder / name).write_text("\n".join(texts))
+    (folder / "notes").mkdir()
+    (folder / "notes" / "lakes.md").write_text("# Lakes\n\n" + "\n\n".join(texts[:20]))
     (folder / "instructions.yaml").write_text('allnli: ""\n')
     wikipedia = folder / ".." / "shared" / "data" / "wikipedia"
     write_rows(wikipedia / "train.jsonl", [{"text": " ".join(texts)}])

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 from forked import run_ranks, run_recipe
 from hub_cache import HubCache
+from servers import Served, serving
 from shown_commands import PAGES, ROOT, Shown, anchors, commands, fences, links
 from stand_ins import publish_llm2vec, write_stand_ins
 from standard_library_docs import fill_cache
@@ -40,12 +42,20 @@ SHORT = {
     "encoder.compile": "false",
 }
 TRAINS = ("mntp.py", "simcse.py", "supervised.py", "pretrain.py")
-RUNS = (*TRAINS, "show_batch.py", "mine.py", "merge.py", "consolidate.py", "memory.py")
+RUNS = (
+    *TRAINS, "show_batch.py", "mine.py", "merge.py", "consolidate.py", "memory.py", "search.py",
+    "export.py", "embed.py",
+)  # fmt: skip
 NAMES = re.compile(r"model(?:_name)?:? ([\w-]+/[\w.-]+)")
 ELSEWHERE = re.compile(
-    r"recipes/configs/(?!tiny)|smollm2-135m|gemma3-270m|[A-Z][\w-]+/[A-Z][\w.-]+|--trainer\.devices [2-9]|--trainer\.num_nodes"
+    r"recipes/configs/(?!tiny)|smollm2-135m|gemma3-270m|[A-Z][\w-]+/[A-Z][\w.-]+|--(?:trainer\.)?(?:devices [2-9]|num_nodes)|--engine ray|--format onnx"
 )
-"""A model of the hub, or several devices: what a machine without a network and a GPU cannot run."""
+"""A model of the hub, or several devices: what a machine without a network and a GPU cannot run.
+Tracing a graph takes a minute; `tests/use/export` does it with a decoder of one layer."""
+
+
+SERVER = "127.0.0.1:8000"
+"""Where the pages' examples of clients find a server."""
 
 
 def runs_here(command: Shown) -> bool:
@@ -98,6 +108,13 @@ def stand_in_hub(llama_folder, tmp_path_factory) -> Path:
     return hub.root
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[Served]:
+    """What the pages' examples of clients ask, at another port."""
+    with serving(tmp_path_factory.mktemp("server"), "tiny") as running:
+        yield running
+
+
 def run(folder: Path, command: Shown) -> str:
     cache = {"LLM2VEC_PL_CACHE": os.environ["LLM2VEC_PL_CACHE"]}
     done = run_recipe(command.recipe, *shortened(command), cwd=folder, environment=cache)
@@ -142,6 +159,8 @@ def test_what_other_commands_name_exists(command):
         assert_selects_tests(rest)
     elif program == "pip" and rest[0] == "install":
         assert_installable(rest[1:])
+    elif program == "curl":  # run below
+        assert any(word.startswith(f"http://{SERVER}/") for word in rest)
     else:
         assert program in ("git", "cd", "issues"), f"no test knows how to look at: {command}"
 
@@ -162,15 +181,27 @@ def assert_installable(what: list[str]) -> None:
             assert set(match[1].split(",")) <= set(extras)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_what_curl_asks_of_the_server_is_answered(server):
+    asked = [command for command in OTHERS if command.words[0] == "curl"]
+    for command in asked:
+        words = [word.replace(SERVER, f"127.0.0.1:{server.port}") for word in command.words[1:]]
+        done = subprocess.run(["curl", "--silent", "--fail-with-body", *words], capture_output=True)
+        assert done.returncode == 0, f"{command}: {done.stdout.decode()}"
+    assert len(asked) >= 3
+
+
 # Python and links ---------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_the_python_on_the_pages_runs(place, stand_in_hub):
+def test_the_python_on_the_pages_runs(place, server, stand_in_hub):
     """A page's blocks one after the other, as a reader would; training for a few steps."""
     offline = f"import huggingface_hub.constants as c; c.HF_HUB_CACHE = {str(stand_in_hub)!r}"
     for page in PAGES:
         blocks = [re.sub(r"max_steps=\d+", "max_steps=2", block) for block in fences(page, "python")]  # fmt: skip
+        blocks = [block.replace(SERVER, f"127.0.0.1:{server.port}") for block in blocks]
         if not blocks:
             continue
         script = place / f"{page.stem}_page.py"
