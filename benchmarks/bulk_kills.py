@@ -3,7 +3,7 @@
 python benchmarks/bulk_kills.py TEXTS.txt --documents 200000 --model tiny
 
 TEXTS.txt has a text per line. If there are too few, they are repeated, with the number of the row
-behind each. `-- --batch_size 256` and the like goes to `recipes/embed.py`.
+behind each. Other flags, such as `--batch_size 256`, go to `recipes/embed.py`.
 """
 
 from __future__ import annotations
@@ -37,12 +37,11 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=200_000)
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("more", nargs="*", help="flags for recipes/embed.py, behind --")
-    asked = parser.parse_args()
+    asked, more = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as place:
         corpus = Path(place, "corpus.jsonl")
         write_corpus(asked.texts, asked.documents, corpus)
-        flags = ["--encoder.model_name", asked.model, "--corpus", str(corpus), *asked.more]
+        flags = ["--encoder.model_name", asked.model, "--corpus", str(corpus), *more]
         whole = Path(place, "whole")
         seconds = embed(flags, whole, 1, [])
         print(f"1 process, no kill: {asked.documents / seconds:,.0f} rows/s ({seconds:.0f} s)")

@@ -86,7 +86,8 @@ def run(
     say = rank_zero_only(print)
     if done.left_out:
         say(f"{done.left_out:,} rows without a text or an id were left out")
-    say(f"{done.rows:,} rows in {done.files:,} files in {out}; {done.rate:,.0f} rows/s")
+    rate = f"; {done.rate:,.0f} rows/s" if done.rate else ""
+    say(f"{done.rows:,} rows in {done.files:,} files in {out}{rate}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from llm2vec_pl.use.bulk.documents import Documents
 from llm2vec_pl.use.bulk.embedding import Embedding
 from llm2vec_pl.use.bulk.parts import PartFolder
 from llm2vec_pl.use.bulk.progress import Progress
-from llm2vec_pl.use.bulk.ray_workers import END, Writer, read
+from llm2vec_pl.use.bulk.ray_reader import END, read
+from llm2vec_pl.use.bulk.ray_writer import Writer
 from llm2vec_pl.use.bulk.run import Embedded, begun, result
 from llm2vec_pl.use.bulk.settings import settings_of
 
@@ -79,10 +81,7 @@ def _embedded(
     """(number, rows) of each chunk when its file is there, and (END, all rows) of each reader."""
     import ray
 
-    # A block for each chunk: chunks that share one would go to the same actor.
-    context = ray.data.DataContext.get_current()
-    usual, context.target_max_block_size = context.target_max_block_size, 1
-    try:
+    with _data_context(ray):
         readers = ray.data.from_items(list(range(workers)), override_num_blocks=workers)
         there = folder.whole()
         chunks = readers.map_batches(
@@ -101,10 +100,30 @@ def _embedded(
         )
         for row in written.iter_rows():
             yield int(row["number"]), int(row["rows"])
+
+
+@contextmanager
+def _data_context(ray: Any) -> Iterator[None]:
+    """Ray Data's settings for this work, and its users' errors as they were raised."""
+    wanted = {
+        # A block for each chunk: chunks that share one would go to the same actor.
+        "target_max_block_size": 1,
+        "enable_progress_bars": False,  # `Progress` counts rows
+        "print_on_execution_start": False,
+    }
+    context = ray.data.DataContext.get_current()
+    usual = {name: getattr(context, name) for name in wanted}
+    try:
+        for name, value in wanted.items():
+            setattr(context, name, value)
+        yield
     except Exception as error:
-        raise (_users(error) or error) from error
+        if found := _users(error):
+            raise found from error
+        raise
     finally:
-        context.target_max_block_size = usual
+        for name, value in usual.items():
+            setattr(context, name, value)
 
 
 def _workers(resources: dict[str, float], devices: str | int) -> tuple[int, int]:

@@ -1,31 +1,19 @@
-"""What runs on the machines of a Ray cluster."""
+"""What embeds on the machines of a Ray cluster."""
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from llm2vec_pl.encoder import Encoder
-from llm2vec_pl.use.bulk.documents import Chunk, Documents
+from llm2vec_pl.use.bulk.documents import Chunk
 from llm2vec_pl.use.bulk.embedding import Embedding, embed
 from llm2vec_pl.use.bulk.parts import PartFolder, require_same
+from llm2vec_pl.use.bulk.ray_reader import END, Batch
 from llm2vec_pl.use.bulk.settings import encoder_settings
-
-Batch = dict[str, list[Any]]
-
-END = -1
-"""In the place of a chunk's number: the corpus has been read to its end."""
-
-
-def read(batch: Any, documents: Documents, there: set[int], readers: int) -> Iterator[Batch]:
-    """Every R-th chunk that has no file, and then the number of the corpus's rows."""
-    (reader,) = batch["item"]
-    for chunk in documents.chunks(lambda k: k % readers == reader and k not in there):
-        yield {"number": [chunk.number], "rows": [0], "chunk": [pickle.dumps(chunk)]}
-    yield {"number": [END], "rows": [documents.rows], "chunk": [b""]}
 
 
 class Writer:
