@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-KEY = b"llm2vec_pl"
+PART_KEY = b"llm2vec_pl"
 """Of the entry of a file's metadata: the settings, as JSON."""
 
-NAME = re.compile(r"part-(\d{6,})\.parquet")
+PART_NAME = re.compile(r"part-(\d{6,})\.parquet")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -70,9 +70,9 @@ class PartFolder:
         """
         found = {}
         for file in sorted(self.folder.glob("*.parquet")):
-            match = NAME.fullmatch(file.name)
+            match = PART_NAME.fullmatch(file.name)
             footer = _footer(file)
-            recorded = footer and (footer.metadata or {}).get(KEY)
+            recorded = footer and (footer.metadata or {}).get(PART_KEY)
             if footer is not None and (match is None or recorded is None):
                 raise UserError(
                     f"`out={str(self.folder)!r}` holds {file.name}, which is no file of "
@@ -127,7 +127,7 @@ def table(
             pa.field("embedding", pa.list_(number, embeddings.shape[1]), nullable=False),
             *(pa.field(name, pa.string()) for name in keep),
         ],
-        metadata={KEY: json.dumps(settings)},
+        metadata={PART_KEY: json.dumps(settings)},
     )
     documents = chunk.documents
     columns = [

@@ -128,8 +128,7 @@ class FilesCorpus:
                 if problem := problem_of(text):
                     problems[problem] += 1
                     continue
-                title = record.get("title")
-                title = title if title and not problem_of(title) else ""
+                title = "" if problem_of(record.get("title")) else str(record["title"])
                 yield Document(str(text), self._place(file), row.number, title=title)
         except (OSError, EOFError, zlib.error) as error:
             why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
