@@ -52,15 +52,19 @@ def cached_folder(name: str, recipe: dict[str, Any], write: Callable[[Path], Non
     folder = cache_root() / f"{name}-{fingerprint(recipe)}"
     if folder.is_dir():
         return folder
-    with _alone(folder):
+    with alone(folder):
         if not folder.is_dir():
             _build(folder, recipe, write)
     return folder
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Lets in one process at a time; a process that is killed gives up its lock."""
+def alone(folder: Path) -> Iterator[None]:
+    """Lets one process at a time work on a folder; a process that is killed gives up its lock.
+
+    Raises:
+        UserError: if nothing can be written beside the folder.
+    """
     from filelock import FileLock
 
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
@@ -84,15 +88,25 @@ def _build(folder: Path, recipe: dict[str, Any], write: Callable[[Path], None]) 
         (unfinished / "recipe.json").write_text(json.dumps(recipe, indent=1, default=str))
         unfinished.rename(folder)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
-                f"No space left for the cache in {folder.parent}. Free some space, "
-                "or set the environment variable LLM2VEC_PL_CACHE to a folder on another disk."
-            ) from error
+        if is_full(error):
+            raise no_space(folder.parent) from error
         if not folder.is_dir():  # otherwise another process was faster
             raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def is_full(error: OSError) -> bool:
+    """Whether the disk, or the user's share of it, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def no_space(root: Path) -> UserError:
+    """The error for a full disk under the cache."""
+    return UserError(
+        f"No space left for the cache in {root}. Free some space, "
+        "or set the environment variable LLM2VEC_PL_CACHE to a folder on another disk."
+    )
 
 
 def _new_unfinished(root: Path) -> Path:

@@ -7,7 +7,13 @@ import re
 from pathlib import Path
 
 from gguf_files import few_tokens, write_gguf
+from hub_cache import HubCache
+from peft_adapters import train_lora
 from shown_commands import PAGES, ROOT, fences
+from transformers import AutoModelForCausalLM
+
+MISTRAL = "mistralai/Mistral-7B-Instruct-v0.2"
+LLM2VEC = "McGill-NLP/LLM2Vec-Mistral-7B-Instruct-v2-mntp"
 
 
 def write_rows(path: Path, rows: list[dict]) -> None:
@@ -29,6 +35,8 @@ def write_stand_ins(folder: Path) -> None:
         write_rows(folder / "echo-data" / f"{task}.jsonl", triplets)
     for name in ("sentences.txt", "texts.txt"):
         (folder / name).write_text("\n".join(texts))
+    (folder / "notes").mkdir()
+    (folder / "notes" / "lakes.md").write_text("# Lakes\n\n" + "\n\n".join(texts[:20]))
     (folder / "instructions.yaml").write_text('allnli: ""\n')
     wikipedia = folder / ".." / "shared" / "data" / "wikipedia"
     write_rows(wikipedia / "train.jsonl", [{"text": " ".join(texts)}])
@@ -56,3 +64,16 @@ def write_stand_ins(folder: Path) -> None:
         for block in fences(page, "python"):
             if match := re.match(r"# (\w+\.py)\n", block):
                 (folder / match[1]).write_text(block)
+
+
+def publish_llm2vec(hub: HubCache, decoder: str, root: Path) -> None:
+    """Repositories like those of llm2vec for Mistral, for which a small decoder passes."""
+    hub.publish(MISTRAL, decoder)
+    for name in (LLM2VEC, f"{LLM2VEC}-supervised"):
+        model = AutoModelForCausalLM.from_pretrained(decoder).get_decoder()
+        folder = train_lora(model, MISTRAL, root / name)
+        if name == LLM2VEC:
+            code = {"AutoModel": "modeling_mistral_encoder.MistralEncoderModel"}
+            config = {"model_type": "mistral", "auto_map": code}
+            (folder / "config.json").write_text(json.dumps(config))
+        hub.publish(name, folder)

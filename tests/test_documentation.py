@@ -20,7 +20,7 @@ from forked import run_ranks, run_recipe
 from hub_cache import HubCache
 from servers import Served, serving
 from shown_commands import PAGES, ROOT, Shown, anchors, commands, fences, links
-from stand_ins import write_stand_ins
+from stand_ins import publish_llm2vec, write_stand_ins
 from standard_library_docs import fill_cache
 
 from llm2vec_pl.decoder.short_names import PACKAGED
@@ -42,12 +42,16 @@ SHORT = {
     "encoder.compile": "false",
 }
 TRAINS = ("mntp.py", "simcse.py", "supervised.py", "pretrain.py")
-RUNS = (*TRAINS, "show_batch.py", "mine.py", "merge.py", "consolidate.py", "memory.py")
+RUNS = (
+    *TRAINS, "show_batch.py", "mine.py", "merge.py", "consolidate.py", "memory.py", "search.py",
+    "export.py", "embed.py",
+)  # fmt: skip
 NAMES = re.compile(r"model(?:_name)?:? ([\w-]+/[\w.-]+)")
 ELSEWHERE = re.compile(
-    r"recipes/configs/(?!tiny)|smollm2-135m|gemma3-270m|[A-Z][\w-]+/[A-Z][\w.-]+|--trainer\.devices [2-9]|--trainer\.num_nodes"
+    r"recipes/configs/(?!tiny)|smollm2-135m|gemma3-270m|[A-Z][\w-]+/[A-Z][\w.-]+|--(?:trainer\.)?(?:devices [2-9]|num_nodes)|--engine ray|--format onnx"
 )
-"""A model of the hub, or several devices: what a machine without a network and a GPU cannot run."""
+"""A model of the hub, or several devices: what a machine without a network and a GPU cannot run.
+Tracing a graph takes a minute; `tests/use/export` does it with a decoder of one layer."""
 
 
 SERVER = "127.0.0.1:8000"
@@ -100,6 +104,7 @@ def stand_in_hub(llama_folder, tmp_path_factory) -> Path:
     names = {name for text in texts for name in NAMES.findall(text)}
     for name in sorted(names | {packaged.hub for packaged in PACKAGED.values()}):
         hub.publish(name, llama_folder)
+    publish_llm2vec(hub, llama_folder, tmp_path_factory.mktemp("llm2vec"))
     return hub.root
 
 
@@ -191,15 +196,16 @@ def test_what_curl_asks_of_the_server_is_answered(server):
 
 
 @pytest.mark.slow
-def test_the_python_on_the_pages_runs(place, server):
+def test_the_python_on_the_pages_runs(place, server, stand_in_hub):
     """A page's blocks one after the other, as a reader would; training for a few steps."""
+    offline = f"import huggingface_hub.constants as c; c.HF_HUB_CACHE = {str(stand_in_hub)!r}"
     for page in PAGES:
         blocks = [re.sub(r"max_steps=\d+", "max_steps=2", block) for block in fences(page, "python")]  # fmt: skip
         blocks = [block.replace(SERVER, f"127.0.0.1:{server.port}") for block in blocks]
         if not blocks:
             continue
         script = place / f"{page.stem}_page.py"
-        script.write_text("\n".join(blocks))
+        script.write_text("\n".join([offline, "c.HF_HUB_OFFLINE = True", *blocks]))
         (done,) = run_ranks(script, [], 1, cwd=place)
         assert done.returncode == 0, f"{page.name}: {done.printed}"
 

@@ -1,8 +1,10 @@
 """STEP 1: the decoder sees both ways (LLM2Vec, section 2.1), and the probes that prove it."""
 
 from llm2vec_pl.bidirectional.causal import check_causal, make_causal
+from llm2vec_pl.bidirectional.plain import plain_transformers
 from llm2vec_pl.bidirectional.probe import token_influence
 from llm2vec_pl.bidirectional.switch import (
+    BidirectionalityError,
     accepts_position_ids,
     check_bidirectional,
     install_symmetric_masks,
@@ -18,6 +20,7 @@ from llm2vec_pl.bidirectional.switch import (
 from llm2vec_pl.bidirectional.weight_usage import same_expert, used_layers, used_weights
 
 __all__ = [
+    "BidirectionalityError",
     "accepts_position_ids",
     "check_bidirectional",
     "check_causal",
@@ -26,6 +29,7 @@ __all__ = [
     "make_bidirectional",
     "make_causal",
     "mark",
+    "plain_transformers",
     "position_ids",
     "probe_inputs",
     "refuse_unsupported",

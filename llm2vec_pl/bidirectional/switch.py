@@ -195,6 +195,11 @@ def wraps_as(entry: Any, maker: Callable[..., Any]) -> bool:
     return False
 
 
+def wrapped_by_us(entry: Any) -> bool:
+    """Whether `mark` has marked this entry of a registry."""
+    return getattr(entry, "wrapped_by", None) is not None
+
+
 def symmetric_masks(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
     """The mask builder `original`, symmetric if the configuration asks for it."""
 

@@ -6,9 +6,11 @@ from llm2vec_pl.encoder.folder import save_encoder, saved_weights
 from llm2vec_pl.encoder.int8_dynamic import INT8_DYNAMIC, Int8Linear
 from llm2vec_pl.encoder.lengths import lengths_of, pinned, require, send, text_lengths
 from llm2vec_pl.encoder.origin import pinned_flags, recorded_origin, require_same_origin
+from llm2vec_pl.encoder.output import require_output
 from llm2vec_pl.encoder.packed_attention import PACKED, install_packing, packed_states
 from llm2vec_pl.encoder.packing import PackedTexts
-from llm2vec_pl.encoder.prompts import DOCUMENT, QUERY, first_of
+from llm2vec_pl.encoder.pooling import pool
+from llm2vec_pl.encoder.prompts import DOCUMENT, QUERY, chosen_prompt, first_of
 from llm2vec_pl.encoder.short_attention import attention_as_on_a_gpu
 from llm2vec_pl.encoder.soup import average_encoders
 from llm2vec_pl.encoder.tokenizer import (
@@ -36,6 +38,7 @@ __all__ = [
     "attention_as_on_a_gpu",
     "average_encoders",
     "cast_weights",
+    "chosen_prompt",
     "each_instruction",
     "first_of",
     "install_packing",
@@ -44,8 +47,10 @@ __all__ = [
     "packed_states",
     "pinned",
     "pinned_flags",
+    "pool",
     "recorded_origin",
     "require",
+    "require_output",
     "require_same_origin",
     "save_encoder",
     "saved_weights",

@@ -51,7 +51,7 @@ from llm2vec_pl.encoder.packed_attention import attention_modules, packed_states
 from llm2vec_pl.encoder.packing import pack_texts
 from llm2vec_pl.encoder.pooling import Pooling, pool, pool_packed
 from llm2vec_pl.encoder.prompts import require_prompts
-from llm2vec_pl.encoder.reference import reference_settings
+from llm2vec_pl.encoder.reference import RULES, reference_settings, reference_tokenizer
 from llm2vec_pl.encoder.tokenizer import TextTokenizer, TokenBatch
 from llm2vec_pl.encoder.weights import require_attention_dropout
 from llm2vec_pl.errors import Faults, UserError
@@ -109,6 +109,11 @@ class Encoder(TextEncoder):
         control_tokens: treat control tokens that a text spells out, such as `</s>`, as control
             tokens; by default they are plain characters. In a template or an instruction they
             always count.
+        reference_quirks: read texts as llm2vec 0.2.3 does, with all that its published numbers
+            depend on: its separator and its templates, which it picks by the model's name, and
+            whose end is pooled; its way of cutting texts and of counting their tokens; and control
+            tokens that a text spells out. By default, `from_pretrained` does so for its folders,
+            and an `Encoder` does not.
         prompts: instructions by name. `encode_query` uses the one named `query`, `encode_document`
             the one named `document`, and `encode(prompt_name=...)` any.
         fingerprint: of the named weights and adapters; others are refused. A run's config.yaml has
@@ -147,6 +152,7 @@ class Encoder(TextEncoder):
         random_weights: bool = False,
         trust_remote_code: bool = False,
         control_tokens: bool = False,
+        reference_quirks: bool | None = None,
         prompts: dict[str, str] | None = None,
         fingerprint: str | None = None,
     ) -> None:
@@ -200,13 +206,17 @@ class Encoder(TextEncoder):
                 refuse_unsupported(self.config)
             tokenizer = read_tokenizer(self.source, trust_remote_code)
             faults.of(require_attention_dropout, self.config, attention_dropout)
-            self.tokenize = TextTokenizer(
-                tokenizer,
-                longest_text(max_length, self.config),
-                template,
-                control_tokens,
-                rendered_template(self.source) if template == "chat" else None,
-            )
+            longest = longest_text(max_length, self.config)
+            if reference_quirks:
+                kind = {"pooling": pooling, "model_type": self.config.model_type}
+                self.tokenize: TextTokenizer = reference_tokenizer(
+                    tokenizer, self.source, further, longest, template, **kind
+                )
+            else:
+                rendered = rendered_template(self.source) if template == "chat" else None
+                self.tokenize = TextTokenizer(
+                    tokenizer, longest, template, control_tokens, rendered
+                )
         faults.raise_all()
 
     @property
@@ -383,8 +393,10 @@ class Encoder(TextEncoder):
         >>> Encoder.from_pretrained("tiny").encode(["a text", "another"]).shape
         torch.Size([2, 256])
         """
-        settings = read_settings(locate(str(folder), overrides.get("revision")))
-        settings |= reference_settings(settings, overrides)
+        if overrides.get("reference_quirks") is None:
+            overrides.pop("reference_quirks", None)
+        source = locate(str(folder), overrides.get("revision"))
+        settings = {**read_settings(source), **reference_settings(source, overrides)}
         known = {k: v for k, v in settings.items() if k in inspect.signature(cls).parameters}
         rounded = {**known, **overrides}.get("quantization")
         exact = rounded and rounded in (INT8_DYNAMIC, known.get("quantization"))
@@ -394,7 +406,8 @@ class Encoder(TextEncoder):
         encoder = cls(str(folder), **{"lora_rank": 0, **known, **overrides})
         if encoder.source.folder:  # one of our stages: keep whatever else it recorded
             recorded = encoder.settings()
-            encoder.notes = {k: v for k, v in settings.items() if k not in recorded}
+            known_here = {*recorded, *RULES}
+            encoder.notes = {k: v for k, v in settings.items() if k not in known_here}
         return encoder.load().eval()
 
 

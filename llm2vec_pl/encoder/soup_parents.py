@@ -29,6 +29,7 @@ from llm2vec_pl.lora import differing
 COMPARED = (
     *("bidirectional", "pooling", "max_length", "template", "rendered_template"),
     *("control_tokens", "quantization", "dtype"),
+    *("reference_quirks", "doc_max_length", "skip_instruction"),
 )
 """Entries of `llm2vec_config.json` in which all parents must agree."""
 

@@ -143,7 +143,7 @@ class TextTokenizer:
         others = sorted(set(range(len(texts))).difference(spelled))
         rows: dict[int, Row] = {}
         if others:
-            encodings = self._tokens([joined[i] for i in others])
+            encodings = self._tokens([joined[i] for i in others], self._adds_special_tokens)
             for i, encoding in zip(others, encodings, strict=True):
                 rows[i] = Row(encoding, len(heads[i]), len(heads[i]) + len(texts[i]))
         if spelled:
@@ -153,7 +153,7 @@ class TextTokenizer:
                 rows[i] = Row(encoding, start, start + len(texts[i]))
         return [rows[i] for i in range(len(texts))]
 
-    def _tokens(self, rows: list[str]) -> list[Encoding]:
+    def _tokens(self, rows: list[str], add_special_tokens: bool) -> list[Encoding]:
         backend = self.tokenizer.backend_tokenizer
         with _settling:
             # Other calls leave these settings behind. To change one while another thread tokenises
@@ -166,7 +166,7 @@ class TextTokenizer:
                 backend.encode_special_tokens = self.tokenizer.split_special_tokens
         encodings: list[Encoding] | None = self.tokenizer(
             rows,
-            add_special_tokens=self._adds_special_tokens,
+            add_special_tokens=add_special_tokens,
             return_attention_mask=False,
             return_token_type_ids=False,
             verbose=False,  # rows longer than the model's maximum are cut later
@@ -200,7 +200,7 @@ class TextTokenizer:
             first, last = own[-surplus], own[-1] + 1
             ids, pooled = ids[:first] + ids[last:], pooled[:first] + pooled[last:]
         if not ids:  # an empty text, and a tokenizer that adds no special tokens
-            ids, pooled = [_some_token(self.tokenizer)], [True]
+            ids, pooled = [some_token(self.tokenizer)], [True]
         return ids, pooled if any(pooled) else [True] * len(ids)
 
     def _pad(self, rows: list[tuple[list[int], list[bool]]]) -> TokenBatch:
@@ -304,7 +304,8 @@ def _inside(row: Row) -> list[bool]:
     ]
 
 
-def _some_token(tokenizer: PreTrainedTokenizerBase) -> int:
+def some_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """A token for a row that would otherwise have none."""
     known = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, 0)
     return next(token for token in known if token is not None)
 

@@ -11,8 +11,11 @@ if TYPE_CHECKING:
     from llm2vec_pl.training.comparison import Comparison
     from llm2vec_pl.training.console import silence_noise
     from llm2vec_pl.training.consolidation import consolidate
-    from llm2vec_pl.training.lines import still_at
+    from llm2vec_pl.training.failures import no_process_left
+    from llm2vec_pl.training.lines import on_terminal, say, still_at
+    from llm2vec_pl.training.pace import duration
     from llm2vec_pl.training.show_batch import ShowBatch
+    from llm2vec_pl.training.signals import StopSignals
 
 __all__ = [
     "Command",
@@ -20,7 +23,12 @@ __all__ = [
     "Help",
     "Parser",
     "ShowBatch",
+    "StopSignals",
     "consolidate",
+    "duration",
+    "no_process_left",
+    "on_terminal",
+    "say",
     "silence_noise",
     "still_at",
 ]
@@ -33,7 +41,12 @@ __getattr__, __dir__ = lazy_exports(
         "Help": "command",
         "Parser": "command",
         "ShowBatch": "show_batch",
+        "StopSignals": "signals",
         "consolidate": "consolidation",
+        "duration": "pace",
+        "no_process_left": "failures",
+        "on_terminal": "lines",
+        "say": "lines",
         "silence_noise": "console",
         "still_at": "lines",
     },

@@ -9,9 +9,16 @@ from llm2vec_pl.data.files.docstrings import (
     read_docstrings,
     sentences_of,
 )
-from llm2vec_pl.data.files.records import RECORD_READERS, Row, column_names, extension, no_column
+from llm2vec_pl.data.files.records import (
+    RECORD_READERS,
+    Row,
+    column_names,
+    extension,
+    no_column,
+    open_text,
+)
 from llm2vec_pl.data.files.rows import GoodTexts, OnBadRow, problem_of, read_txt
-from llm2vec_pl.data.files.shards import Shard, spread
+from llm2vec_pl.data.files.shards import ChunkFilter, Shard, ShardFilter, spread
 from llm2vec_pl.data.files.sources import (
     HubDataset,
     TextSource,
@@ -35,6 +42,7 @@ __all__ = [
     "RECORD_READERS",
     "SENTENCES_FORMAT",
     "SPLITS",
+    "ChunkFilter",
     "Docstring",
     "GoodTexts",
     "HubDataset",
@@ -42,6 +50,7 @@ __all__ = [
     "Package",
     "Row",
     "Shard",
+    "ShardFilter",
     "Split",
     "SplitTexts",
     "TextSource",
@@ -57,6 +66,7 @@ __all__ = [
     "looks_local",
     "no_column",
     "open_source",
+    "open_text",
     "problem_of",
     "read_docstrings",
     "read_records",

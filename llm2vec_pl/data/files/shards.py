@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
+
+from typing_extensions import override
 
 
 class Shard(NamedTuple):
@@ -44,7 +47,7 @@ class ShardFilter:
         self.passed = row + 1
         return row >= self.first and (row - self.first) % self.step == 0
 
-    def wanted(self, count: int) -> range:
+    def wanted(self, count: int) -> Sequence[int]:
         """The ones picked of the next `count` rows, counted from 0."""
         away = self.first - self.passed
         self.passed += count
@@ -56,6 +59,40 @@ class ShardFilter:
         if self.wanted(count):
             self.passed = start
         return self.passed > start
+
+
+class ChunkFilter(ShardFilter):
+    """Goes through the rows of a source and picks whole chunks of consecutive rows.
+
+    Args:
+        size: rows in a chunk; the last one of a source may have fewer.
+        wants_chunk: whether a chunk is picked, by its number from 0.
+    """
+
+    def __init__(self, size: int, wants_chunk: Callable[[int], bool]) -> None:
+        super().__init__(Shard())
+        self.size = size
+        self.wants_chunk = wants_chunk
+
+    @override
+    def wants(self) -> bool:
+        row = self.passed
+        self.passed = row + 1
+        return self.wants_chunk(row // self.size)
+
+    @override
+    def wanted(self, count: int) -> Sequence[int]:
+        start = self.passed
+        self.passed += count
+        return [i for i in range(count) if self.wants_chunk((start + i) // self.size)]
+
+    @override
+    def passes(self, count: int) -> bool:
+        chunks = range(self.passed // self.size, -(-(self.passed + count) // self.size))
+        if any(map(self.wants_chunk, chunks)):
+            return False
+        self.passed += count
+        return True
 
 
 def spread(count: int, limit: int | None) -> list[int]:

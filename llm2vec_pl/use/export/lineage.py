@@ -1,0 +1,27 @@
+"""What an exported encoder was made from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llm2vec_pl.decoder import LINEAGE, display_name
+from llm2vec_pl.encoder import Encoder
+from llm2vec_pl.files import read_json
+
+
+def lineage_of(encoder: Encoder) -> dict[str, Any]:
+    """The lineage in an encoder's folder: base, adapters, and the stages of its training.
+
+    An encoder from elsewhere has no stages.
+    """
+    source = encoder.source
+    recorded = read_json(source.folder / LINEAGE) if source.folder else {}
+    base = {
+        "base_model": source.base_name,
+        "revision": source.revision,
+        "base_file": source.base_file,
+        "base_fingerprint": encoder.origin.base if encoder.origin else None,
+        "stages": [],
+    }
+    adapters = [display_name(adapter) for adapter in encoder.adapters]
+    return {**base, **recorded, "adapters": adapters}
