@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -23,6 +24,7 @@ import pytest
 from servers import Served, serving, start_server
 
 from llm2vec_pl import UserError
+from llm2vec_pl.decoder import TINY
 from llm2vec_pl.use.server import serve
 
 
@@ -267,10 +269,15 @@ def worker_of(server: Served) -> int:
 
 
 def test_an_encoder_that_cannot_be_loaded_ends_the_server_with_what_to_do(tmp_path):
-    server = start_server(tmp_path, "tiny", "--prompts", '{"query": 7}')
-    server.process.join(60)
+    folder = tmp_path / "half"
+    shutil.copytree(TINY, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    server = start_server(tmp_path, str(folder))
+    server.process.join(120)
     assert server.process.exitcode == 2
+    assert "weights" in server.printed
+    assert server.printed.count("error:") == 1
     assert "Traceback" not in server.printed
+    assert server.processes() == []
 
 
 # What cannot be started --------------------------------------------------------------------------
