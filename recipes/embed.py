@@ -114,7 +114,7 @@ if __name__ == "__main__":
         try:
             run(dict(given), how, **values)
         except (StoppedError, KeyboardInterrupt) as stop:
-            if rank_zero_only.rank:
+            if getattr(rank_zero_only, "rank", 0):
                 raise SystemExit(0) from None
             print(
                 f"Stopped by {stop or 'SIGINT'}. The files in {values['out']} are whole; give the "

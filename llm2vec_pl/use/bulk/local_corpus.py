@@ -121,5 +121,5 @@ def _rows_in(file: Path) -> int:
         lines = sum(block.count(b"\n") for block in iter(lambda: content.read(1 << 20), b""))
     if kind in (".csv", ".tsv"):  # a field may hold several lines
         first = [row.number for row in islice(RECORD_READERS[kind](file, []), 1000)]
-        return lines * len(first) // max([1, *first])
+        lines = lines * len(first) // max([1, *first])
     return int(lines)

@@ -78,7 +78,7 @@ class PartFolder:
                     f"`out={str(self.folder)!r}` holds {file.name}, which is no file of "
                     "embeddings. Name an empty folder."
                 )
-            if footer is not None and match is not None:
+            if footer is not None and recorded is not None and match is not None:
                 require_same(json.loads(recorded), self.settings, file)
                 found[int(match[1])] = footer.num_rows
         return found

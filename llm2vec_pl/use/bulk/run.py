@@ -132,7 +132,7 @@ def _alone(folder: PartFolder) -> Iterator[None]:
     """Keeps other runs out of the folder until this one ends, however it ends."""
     from filelock import FileLock, Timeout
 
-    if rank_zero_only.rank:  # of a run whose first process holds the lock
+    if getattr(rank_zero_only, "rank", 0):  # of a run whose first process holds the lock
         yield
         return
     folder.prepare()

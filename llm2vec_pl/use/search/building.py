@@ -37,8 +37,6 @@ from llm2vec_pl.use.search.passages import split
 from llm2vec_pl.use.search.store import KEY, EmbeddingLog, Known, text_key
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from llm2vec_pl.encoder import Encoder
     from llm2vec_pl.use.search.document import Corpus
     from llm2vec_pl.use.search.store import Keys
@@ -233,9 +231,8 @@ def _write_embeddings(file: Path, keys: Keys, sources: list[Known]) -> None:
     written.flush()
 
 
-def _new_embeddings(file: Path, count: int, size: int) -> NDArray[np.float32]:
-    written: NDArray[np.float32] = np.lib.format.open_memmap(file, "w+", np.float32, (count, size))
-    return written
+def _new_embeddings(file: Path, count: int, size: int) -> Any:
+    return np.lib.format.open_memmap(file, "w+", np.float32, (count, size))
 
 
 @contextmanager

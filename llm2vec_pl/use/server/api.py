@@ -119,5 +119,5 @@ class EncoderAPI(LitAPI):
         prompts = [job.prompt for job, places in share for _ in places]
         embeddings = self.encoder.encode(texts, prompts, batch_size=len(texts))
         parts = embeddings.split([len(places) for _, places in share])
-        for (job, _), part in zip(share, parts, strict=True):
+        for (job, _places), part in zip(share, parts, strict=True):
             job.add(part)
