@@ -123,6 +123,8 @@ def test_a_saved_encoder_keeps_reading_as_it_does(adapter, tmp_path):
     )
     plain = Encoder.from_pretrained(folder, reference_quirks=False)
     assert not {"reference_quirks", "doc_max_length"} & plain.settings().keys()
+    other = Encoder.from_pretrained(save_encoder(plain, tmp_path / "plain"))
+    assert not isinstance(other.tokenize, ReferenceTokenizer)
 
 
 def test_a_second_adapter_without_the_first_is_named(adapter, tmp_path):
