@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-PART_KEY = b"llm2vec_pl"
+KEY = b"llm2vec_pl"
 """Of the entry of a file's metadata: the settings, as JSON."""
 
-PART_NAME = re.compile(r"part-(\d{6,})\.parquet")
+NAME = re.compile(r"part-(\d{6,})\.parquet")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -70,17 +70,18 @@ class PartFolder:
         """
         found = {}
         for file in sorted(self.folder.glob("*.parquet")):
-            match = PART_NAME.fullmatch(file.name)
             footer = _footer(file)
-            recorded = footer and (footer.metadata or {}).get(PART_KEY)
-            if footer is not None and (match is None or recorded is None):
+            if footer is None:  # damaged: to be written again
+                continue
+            match = NAME.fullmatch(file.name)
+            recorded = (footer.metadata or {}).get(KEY)
+            if match is None or recorded is None:
                 raise UserError(
                     f"`out={str(self.folder)!r}` holds {file.name}, which is no file of "
                     "embeddings. Name an empty folder."
                 )
-            if footer is not None and recorded is not None and match is not None:
-                require_same(json.loads(recorded), self.settings, file)
-                found[int(match[1])] = footer.num_rows
+            require_same(json.loads(recorded), self.settings, file)
+            found[int(match[1])] = footer.num_rows
         return found
 
     def write(self, chunk: Chunk, embeddings: np.ndarray, keep: Sequence[str]) -> None:
@@ -127,7 +128,7 @@ def table(
             pa.field("embedding", pa.list_(number, embeddings.shape[1]), nullable=False),
             *(pa.field(name, pa.string()) for name in keep),
         ],
-        metadata={PART_KEY: json.dumps(settings)},
+        metadata={KEY: json.dumps(settings)},
     )
     documents = chunk.documents
     columns = [

@@ -31,6 +31,7 @@ def corpus(path: Path, rows: int) -> Documents:
     return Documents(opened, choose_columns(opened, keep=["text"]), PER_FILE)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
 def test_a_long_corpus_takes_no_more_memory_than_a_short_one(encoder, tmp_path, monkeypatch):
     monkeypatch.setattr(type(encoder), "embedding_size", SIZE)
