@@ -63,7 +63,7 @@ class FaissIndex:
 
         if not self.is_built:
             self.build()
-        index = faiss.read_index(str(self.file), faiss.IO_FLAG_MMAP)
+        index: Any = faiss.read_index(str(self.file), faiss.IO_FLAG_MMAP)
         # Not fewer lists than hold what is asked for.
         lists = max(1, index.nlist // _LISTS_LOOKED_AT, 2 * top * index.nlist // index.ntotal + 1)
         index.nprobe = min(index.nlist, lists)
@@ -87,5 +87,5 @@ class FaissIndex:
 
 
 def _normalised(vectors: Vectors) -> Vectors:
-    vectors = np.asarray(vectors, np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
+    norms: Vectors = np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
+    return np.asarray(vectors / norms, np.float32)
