@@ -87,6 +87,5 @@ class FaissIndex:
 
 
 def _normalised(vectors: Vectors) -> Vectors:
-    vectors = np.asarray(vectors, np.float32)
-    normalised: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
-    return normalised
+    norms: Vectors = np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
+    return np.asarray(vectors / norms, np.float32)
