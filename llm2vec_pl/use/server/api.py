@@ -116,7 +116,7 @@ class EncoderAPI(LitAPI):
     def predict(self, share: list[tuple[Job, list[int]]], **_: Any) -> None:
         """Encodes these texts of each job together, and gives each job its embeddings."""
         texts = [job.asked.texts[place] for job, places in share for place in places]
-        prompts = [job.prompt for job, places in share for _ in places]
+        prompts = [job.prompt for job, places in share for place in places]
         embeddings = self.encoder.encode(texts, prompts, batch_size=len(texts))
         parts = embeddings.split([len(places) for _, places in share])
         for (job, _places), part in zip(share, parts, strict=True):
