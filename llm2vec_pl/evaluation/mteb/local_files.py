@@ -34,8 +34,8 @@ def pair_classification(path: Path, split: str) -> Splits:
         raise UserError(
             f"{path}: expected pairs with both labels, 0 and 1, but got {list(labels)}."
         )
-    first, second, label = (list(column) for column in zip(*(row for _, row in rows), strict=True))
-    columns = {"sentence1": first, "sentence2": second, "labels": [int(each) for each in label]}
+    first, second, given = (list(column) for column in zip(*(row for _, row in rows), strict=True))
+    columns = {"sentence1": first, "sentence2": second, "labels": [int(each) for each in given]}
     return {split: Dataset.from_dict(columns)}
 
 
@@ -165,4 +165,4 @@ def _texts(side: object, place: str) -> list[str]:
     for text in texts:
         if problem := problem_of(text):
             raise UserError(f"{place}: expected texts as candidates, but got {problem}.")
-    return texts
+    return [str(text) for text in texts]
