@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks/ is no part of 
 
 from benchmarks import works
 from benchmarks.scaling import scaling
-from benchmarks.serving import serve
+from benchmarks.server_load import serve
 from benchmarks.stages.compare import stages
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import user_errors

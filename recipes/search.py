@@ -30,8 +30,8 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--encoder", default="tiny", help="any --encoder.model_name")
     parser.add_argument(
         "--corpus",
-        help="a txt, md, rst, jsonl, csv, tsv or parquet file, or a folder of them; by default the "
-        "documentation of the installed Python packages",
+        help="a txt, md, rst, jsonl, csv, tsv or parquet file, or a folder of them, or one that "
+        "recipes/embed.py has filled; by default the documentation of installed Python packages",
     )
     parser.add_argument("--column", default="text", help="with the text, in jsonl, csv and parquet")
     parser.add_argument("--top", type=int, default=5, help="how many passages to print")

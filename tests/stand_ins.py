@@ -49,6 +49,7 @@ def write_stand_ins(folder: Path) -> None:
     ]
     for name in ("stsb_dev.jsonl", "stsb_test.jsonl"):
         write_rows(folder / name, scored)
+    write_rows(folder / "my_data" / "sts" / "mine.jsonl", scored[:20])
     write_gguf(few_tokens(), folder / "model.gguf")
     few = [{"_id": str(i), "text": text} for i, text in enumerate(texts[:10])]
     write_rows(folder / "beir_folder" / "corpus.jsonl", few)

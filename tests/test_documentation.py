@@ -44,13 +44,13 @@ SHORT = {
 TRAINS = ("mntp.py", "simcse.py", "supervised.py", "pretrain.py")
 RUNS = (
     *TRAINS, "show_batch.py", "mine.py", "merge.py", "consolidate.py", "memory.py", "search.py",
-    "export.py", "embed.py",
+    "export.py", "embed.py", "evaluate.py",
 )  # fmt: skip
 NAMES = re.compile(r"model(?:_name)?:? ([\w-]+/[\w.-]+)")
 ELSEWHERE = re.compile(
-    r"recipes/configs/(?!tiny)|smollm2-135m|gemma3-270m|[A-Z][\w-]+/[A-Z][\w.-]+|--(?:trainer\.)?(?:devices [2-9]|num_nodes)|--engine ray|--format onnx"
+    r"recipes/configs/(?!tiny)|smollm2-135m|gemma3-270m|[A-Z][\w-]+/[A-Z][\w.-]+|--(?:trainer\.)?(?:devices [2-9]|num_nodes)|--engine ray|--format onnx|--tasks"
 )
-"""A model of the hub, or several devices: what a machine without a network and a GPU cannot run.
+"""A model or data of the hub, or several devices: what a machine without a network and a GPU cannot run.
 Tracing a graph takes a minute; `tests/use/export` does it with a decoder of one layer."""
 
 

@@ -20,6 +20,7 @@ ROOMS = (
 
 PARTS = {
     "data": ("files", "blocks", "examples", "resuming"),
+    "evaluation": ("mteb",),
     "training": ("memory", "pipeline"),
     "use": ("bulk", "export", "search", "server"),
 }

@@ -1,5 +1,6 @@
 """Texts -> tokens -> hidden states -> embeddings."""
 
+from llm2vec_pl.encoder.embedding_cache import EmbeddingCache, text_key
 from llm2vec_pl.encoder.encoder import Dtype, Encoder
 from llm2vec_pl.encoder.encoding import whole_batch_size
 from llm2vec_pl.encoder.folder import save_encoder, saved_weights
@@ -9,6 +10,7 @@ from llm2vec_pl.encoder.origin import pinned_flags, recorded_origin, require_sam
 from llm2vec_pl.encoder.output import require_output
 from llm2vec_pl.encoder.packed_attention import PACKED, install_packing, packed_states
 from llm2vec_pl.encoder.packing import PackedTexts
+from llm2vec_pl.encoder.pool_of_processes import EncoderPool, known_device
 from llm2vec_pl.encoder.pooling import pool
 from llm2vec_pl.encoder.prompts import DOCUMENT, QUERY, chosen_prompt, first_of
 from llm2vec_pl.encoder.short_attention import attention_as_on_a_gpu
@@ -30,7 +32,9 @@ __all__ = [
     "PACKED",
     "QUERY",
     "Dtype",
+    "EmbeddingCache",
     "Encoder",
+    "EncoderPool",
     "Int8Linear",
     "PackedTexts",
     "TextTokenizer",
@@ -43,6 +47,7 @@ __all__ = [
     "first_of",
     "install_packing",
     "join",
+    "known_device",
     "lengths_of",
     "packed_states",
     "pinned",
@@ -56,6 +61,7 @@ __all__ = [
     "saved_weights",
     "send",
     "take",
+    "text_key",
     "text_lengths",
     "tokenizer_content",
     "well_formed",

@@ -169,7 +169,7 @@ def _mask_builder(build: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _attention(name: str, attend: Callable[..., Any]) -> Callable[..., Any]:
-    alone = for_short_texts(attend) if name == "sdpa" else attend
+    alone = without_idle_masks(for_short_texts(attend)) if name == "sdpa" else attend
 
     @functools.wraps(attend)
     def attend_packed(
@@ -193,6 +193,39 @@ def _attention(name: str, attend: Callable[..., Any]) -> Callable[..., Any]:
 
 
 # Attention --------------------------------------------------------------------------------------
+
+
+def without_idle_masks(attend: Callable[..., Any]) -> Callable[..., Any]:
+    """An attention function that gets no mask on a CPU where the mask hides nothing.
+
+    Gemma 3 always makes masks for its layers with a window, however short the texts. Attention
+    without a mask is faster, and `short_attention` takes none. On a GPU the host would have to wait
+    for the answer.
+    """
+
+    @functools.wraps(attend)
+    def attend_unmasked(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any
+    ) -> Any:
+        if mask is not None and hides_nothing(module, query, mask, kwargs.get("is_causal")):
+            mask = None
+        return attend(module, query, key, value, mask, **kwargs)
+
+    return attend_unmasked
+
+
+def hides_nothing(
+    module: nn.Module, query: Tensor, mask: Tensor, is_causal: bool | None = None
+) -> bool:
+    """Whether a bidirectional attention module on a CPU can do without this mask, bool."""
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    return (
+        not causal
+        and query.device.type == "cpu"
+        and mask.dtype == torch.bool
+        and not torch.compiler.is_compiling()
+        and bool(mask.all())
+    )
 
 
 def text_by_text(

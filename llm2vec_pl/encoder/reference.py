@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from llm2vec_pl.decoder import Source, fetch, locate_adapter, read_settings
 from llm2vec_pl.encoder.reference_tokenizer import ReferenceTokenizer
@@ -125,9 +125,33 @@ def reference_tokenizer(
     if pooling == "first" and found["pooling_mode"] == "bos_token":
         _require_begin_token(tokenizer)
         skip_instruction = False  # the row's first token
+    tokenizer = _of_its_file(tokenizer, source)
     return ReferenceTokenizer(
-        tokenizer, max_length, template, int(found["doc_max_length"]), skip_instruction
+        tokenizer, max_length, template, _doc_max_length(found), skip_instruction
     )
+
+
+def _of_its_file(tokenizer: PreTrainedTokenizerBase, source: Source) -> PreTrainedTokenizerBase:
+    """The tokenizer that tokenizer.json describes, as transformers 4 reads it.
+
+    transformers 5 builds some classes anew. Llama's then lacks the file's normalizer, and begins
+    texts with blanks, and what follows a control token, with other tokens.
+    """
+    file = fetch(source.tokenizer, "tokenizer.json", source.tokenizer_revision)
+    if file is None:
+        return tokenizer
+    fast: PreTrainedTokenizerBase = PreTrainedTokenizerFast.from_pretrained(file.parent)
+    return fast
+
+
+def _doc_max_length(settings: Mapping[str, Any]) -> int:
+    length = settings["doc_max_length"]
+    if isinstance(length, bool) or not isinstance(length, int) or length < 1:
+        raise UserError(
+            "llm2vec_config.json: expected doc_max_length to be a whole number of at least 1 "
+            f"token, but got {length!r}. Correct it, or set `reference_quirks=False`."
+        )
+    return length
 
 
 def _published(source: Source, further: Sequence[Source]) -> dict[str, Any] | None:

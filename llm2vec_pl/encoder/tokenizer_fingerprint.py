@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase
 
 
-def tokenizer_content(tokenizer: PreTrainedTokenizerFast) -> str:
+def tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> str:
     """A digest of all that decides the tokens of a text.
 
     Padding and truncation are left out, since calls change them.

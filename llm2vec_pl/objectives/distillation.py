@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from llm2vec_pl.distributed import Repeated, gather_rows, row_counts, world
-from llm2vec_pl.encoder import Encoder, TokenBatch, join, send, take
+from llm2vec_pl.encoder import Encoder, TokenBatch, join, send, take, text_key
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.objectives.base import Objective, Schedule
 from llm2vec_pl.objectives.chunks import EMBEDDED, embed_rows, require_chunk_size
@@ -21,7 +21,6 @@ from llm2vec_pl.objectives.distillation_losses import (
     other_texts,
 )
 from llm2vec_pl.objectives.teacher import Teacher
-from llm2vec_pl.objectives.teacher_cache import text_key
 
 
 class Distillation(Objective):

@@ -15,10 +15,9 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from llm2vec_pl.decoder import SETTINGS, Source, encoder_contents, fetch, locate
-from llm2vec_pl.encoder import Encoder, well_formed
+from llm2vec_pl.encoder import EmbeddingCache, Encoder, text_key, well_formed
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.files import cached_folder
-from llm2vec_pl.objectives.teacher_cache import TeacherCache, text_key
 
 _FORMAT = 1  # of what is cached
 
@@ -52,7 +51,7 @@ class Teacher:
         recipe = {"format": _FORMAT, "teacher": contents, "instruction": instruction}
         folder = cached_folder("teacher", recipe, self._begin)
         self.size: int = json.loads((folder / "teacher.json").read_text())["size"]
-        self.cache = TeacherCache(folder, self.size)
+        self.cache = EmbeddingCache(folder, self.size, np.float16, whose="the teacher")
 
     def __call__(self, texts: Sequence[str], device: torch.device | None = None) -> Tensor:
         """The embeddings of texts, (T, Dt), of length 1, in float32 on the CPU.

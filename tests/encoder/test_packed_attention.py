@@ -344,3 +344,33 @@ def test_the_backward_pass_costs_no_copy_of_the_batch_for_each_length():
             stack += [following for following, _ in node.next_functions]
     names = [node.name() for node in seen]
     assert sum("SplitWithSizes" in name for name in names) == 3 * 2  # query, key, value; 2 layers
+
+
+@pytest.mark.parametrize("lengths", [LENGTHS, [12, 12]], ids=["packed", "without padding"])
+@pytest.mark.parametrize(("window", "needs_masks"), [(64, False), (4, True)])
+def test_masks_that_hide_nothing_are_left_out(monkeypatch, lengths, window, needs_masks):
+    decoder, _ = split_causal_lm(bidirectional_lm("gemma3_text", "sdpa", window=window))
+    ids, mask = padded_batch(lengths)
+    texts = pack_texts(mask)
+    received = []
+    real = attention.hides_nothing
+    monkeypatch.setattr(attention, "hides_nothing", lambda *_: received.append(real(*_)))
+    with torch.no_grad():
+        expected = packed_states(decoder, ids, texts) if texts else decoder(ids)[0]
+    monkeypatch.setattr(attention, "hides_nothing", real)
+    with torch.no_grad():
+        found = packed_states(decoder, ids, texts) if texts else decoder(ids)[0]
+    torch.testing.assert_close(found, expected)
+    assert received
+    assert all(received) != needs_masks
+
+
+def test_a_causal_module_keeps_its_mask_and_a_gpu_is_not_asked():
+    query, whole = torch.zeros(1, 1, 3, 4), torch.ones(1, 1, 3, 3, dtype=torch.bool)
+    both_ways, causal = SimpleNamespace(is_causal=False), SimpleNamespace(is_causal=True)
+    assert attention.hides_nothing(both_ways, query, whole)
+    assert not attention.hides_nothing(causal, query, whole)
+    assert not attention.hides_nothing(both_ways, query, whole, is_causal=True)
+    assert not attention.hides_nothing(both_ways, query.to("meta"), whole)
+    assert not attention.hides_nothing(both_ways, query, whole.tril())
+    assert not attention.hides_nothing(both_ways, query, torch.zeros(1, 1, 3, 3))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft_adapters import train_lora
+from tokenizers import Tokenizer, models, normalizers, trainers
 from transformers import AutoModelForCausalLM
 
 from llm2vec_pl.encoder.encoder import Encoder
@@ -99,7 +100,7 @@ def test_only_its_own_folders_are_read_as_it_reads_them(adapter, llama_folder, t
 
 
 def test_any_model_can_be_read_as_it_reads_its_own(llama_folder):
-    encoder = Encoder.from_pretrained(llama_folder, reference_quirks=True)
+    encoder = Encoder(llama_folder, reference_quirks=True)
     assert isinstance(encoder.tokenize, ReferenceTokenizer)
     assert encoder.tokenize.doc_max_length == 400
     with pytest.raises(UserError, match=r'`template="chat"` cannot be used with'):
@@ -122,6 +123,8 @@ def test_a_saved_encoder_keeps_reading_as_it_does(adapter, tmp_path):
     )
     plain = Encoder.from_pretrained(folder, reference_quirks=False)
     assert not {"reference_quirks", "doc_max_length"} & plain.settings().keys()
+    other = Encoder.from_pretrained(save_encoder(plain, tmp_path / "plain"))
+    assert not isinstance(other.tokenize, ReferenceTokenizer)
 
 
 def test_a_second_adapter_without_the_first_is_named(adapter, tmp_path):
@@ -138,3 +141,32 @@ def test_a_begin_token_that_is_not_there_cannot_be_pooled(adapter):
     configure(adapter, pooling_mode="bos_token")
     with pytest.raises(UserError, match=r"'bos_token', but the tokenizer writes no begin token"):
         Encoder.from_pretrained(adapter)
+
+
+def write_llama_tokenizer(folder: Path) -> None:
+    """A tokenizer like that of Llama 2, whose normalizer begins each text with a blank."""
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    blanks = normalizers.Replace(" ", "\u2581")
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), blanks])
+    special = ["<unk>", "<s>", "</s>"]
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(["a text", "  another text"] * 9, trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}')
+
+
+def test_its_tokens_are_those_of_tokenizer_json(adapter):
+    """transformers 5 leaves the file's normalizer out where the class is Llama's."""
+    write_llama_tokenizer(adapter)
+    expected = Tokenizer.from_file(str(adapter / "tokenizer.json")).encode("  a text").ids
+    found = Encoder(str(adapter), reference_quirks=True).tokenize(["  a text"])
+    assert found["input_ids"][0].tolist() == expected
+    without = Encoder(str(adapter)).tokenize(["  a text"])
+    assert [i for i in without["input_ids"][0].tolist() if i > 2] != expected
+
+
+@pytest.mark.parametrize("length", [0, None, "400"])
+def test_a_length_that_is_none_is_refused(adapter, length):
+    configure(adapter, pooling_mode="mean", doc_max_length=length)
+    with pytest.raises(UserError, match="doc_max_length to be a whole number of at least 1 token"):
+        Encoder(str(adapter), reference_quirks=True)

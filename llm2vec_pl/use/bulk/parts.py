@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-KEY = b"llm2vec_pl"
+PART_KEY = b"llm2vec_pl"
 """Of the entry of a file's metadata: the settings, as JSON."""
 
-NAME = re.compile(r"part-(\d{6,})\.parquet")
+PART_NAME = re.compile(r"part-(\d{6,})\.parquet")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -73,8 +73,8 @@ class PartFolder:
             footer = _footer(file)
             if footer is None:  # damaged: to be written again
                 continue
-            match = NAME.fullmatch(file.name)
-            recorded = (footer.metadata or {}).get(KEY)
+            match = PART_NAME.fullmatch(file.name)
+            recorded = (footer.metadata or {}).get(PART_KEY)
             if match is None or recorded is None:
                 raise UserError(
                     f"`out={str(self.folder)!r}` holds {file.name}, which is no file of "
@@ -128,7 +128,7 @@ def table(
             pa.field("embedding", pa.list_(number, embeddings.shape[1]), nullable=False),
             *(pa.field(name, pa.string()) for name in keep),
         ],
-        metadata={KEY: json.dumps(settings)},
+        metadata={PART_KEY: json.dumps(settings)},
     )
     documents = chunk.documents
     columns = [

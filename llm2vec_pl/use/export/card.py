@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llm2vec_pl.encoder import Encoder
+from llm2vec_pl.use.export.lineage import public_name
 
 TEI = {
     "llama": "a GPU, in float16",
@@ -149,8 +150,9 @@ def _front_matter(library: str) -> str:
 
 def _what_it_is(about: About) -> str:
     reads = "reads each text both ways (LLM2Vec)" if about.bidirectional else "reads left to right"
+    base = public_name(about.lineage["base_model"])
     return (
-        f"# An encoder from {about.lineage['base_model']}\n\nA text becomes {about.size} numbers, "
+        f"# An encoder from {base}\n\nA text becomes {about.size} numbers, "
         f"to be compared by cosine. The decoder (`{about.model_type}`, weights in {about.dtype}) "
         f"{reads}; pooling: {about.pooling.replace('_', ' ')}; at most {about.max_length} tokens."
     )
@@ -184,10 +186,12 @@ def _serving(about: About) -> list[str]:
 
 def _made_from(about: About) -> list[str]:
     lineage = about.lineage
-    base = lineage["base_model"] + (f" at {lineage['revision']}" if lineage["revision"] else "")
-    parts = ["## Made from", f"The decoder is {base}."]
-    if adapters := lineage.get("adapters"):
-        parts[-1] += f" Merged into its weights, in this order: {', '.join(adapters)}."
+    base = public_name(lineage["base_model"])
+    revision = f" at {lineage['revision']}" if lineage.get("revision") else ""
+    parts = ["## Made from", f"The decoder is {base}{revision}."]
+    if count := len(lineage.get("adapters") or []):
+        merged = "One adapter is" if count == 1 else f"{count} adapters are"
+        parts[-1] += f" {merged} merged into its weights."
     if stages := lineage.get("stages"):
         head = "| stage | steps | data | measured |\n| --- | --- | --- | --- |"
         parts.append("\n".join([head, *map(_row, stages)]))

@@ -157,7 +157,7 @@ def _require_free(out: Path) -> None:
 
 
 def _require_apart(out: Path, source: Source) -> None:
-    for part in filter(None, (source.folder, source.base, *source.adapters)):
+    for part in (source.folder or source.base, source.base, *source.adapters):
         place = Path(part).resolve()
         if place.exists() and out.resolve() in (place, *place.parents):
             raise UserError(f"`out`: {out} holds {part}, which is exported. Choose another folder.")

@@ -25,7 +25,7 @@ from llm2vec_pl.use.export.stock_tokenizer import save_tokenizer, stock_tokenize
 
 BATCH_SIZE = 8
 LEAST_COSINE_INT8 = 0.98
-"""Of an embedding from weights and activations in 8 bits with the encoder's."""
+"""Of an embedding from weights in 8 bits with the encoder's."""
 
 
 def write_onnx(encoder: Encoder, folder: Path, int8: bool, report: Callable[[str], object]) -> None:

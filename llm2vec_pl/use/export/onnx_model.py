@@ -98,25 +98,31 @@ def write_graph(encoder: Encoder, file: Path) -> None:
 def round_to_int8(file: Path) -> None:
     """Rounds the weights of a graph's matrix products to 8 bits, in place.
 
-    The activations are rounded too, as they come (dynamic quantization).
+    Each block of 32 weights has a scale of its own, and so have the activations that it meets. With
+    one scale for all activations of a text, as in onnxruntime's dynamic quantization, a few large
+    ones drown the others: embeddings of SmolLM2-135M fell to a cosine of 0.97 on average and 0.89
+    at worst, against 0.9995 and 0.99.
 
     Raises:
         OSError: if the file cannot be written.
     """
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+    import onnx
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
-    rounded = file.with_name("rounded.onnx")
     with _quietly():
-        quantize_dynamic(
-            file,
-            rounded,
-            op_types_to_quantize=["MatMul"],
-            per_channel=True,
-            weight_type=QuantType.QInt8,
+        quantizer: Any = MatMulNBitsQuantizer(
+            onnx.load(file), bits=8, block_size=32, is_symmetric=True, accuracy_level=4
         )
+        quantizer.process()
+    rounded = quantizer.model.model
     for part in (file, file.with_name(file.name + ".data")):
         part.unlink(missing_ok=True)
-    rounded.rename(file)
+    onnx.save(
+        rounded,
+        file,
+        save_as_external_data=rounded.ByteSize() > LARGEST_FILE,
+        location=file.name + ".data",
+    )
 
 
 class Runtime:

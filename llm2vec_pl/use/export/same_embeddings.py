@@ -88,20 +88,20 @@ class Agreement:
 
 
 def comparison_texts(longest: int) -> list[str]:
-    """200 texts in many scripts: 150 of a few words, 42 of some sentences, 8 too long to be read.
+    """200 texts in many scripts: 150 of a few words, 46 longer ones, 4 as long as can be read.
 
     None ends with a blank: `stock_tokenizer` says why.
 
     Args:
         longest: about the tokens of the longest texts.
     """
-    short = [" ".join(f"{i} {sentence}".split()[: 2 + i % 9]) for i, sentence in _numbered(SHORT)]
+    short = [" ".join([*sentence.split()[: 1 + i % 9], str(i)]) for i, sentence in _numbered(SHORT)]
     several = [
         " ".join(islice(cycle(SENTENCES[i % 10 :] + SENTENCES[: i % 10]), 2 + i % 3)) + f" ({i})"
-        for i in range(42)
+        for i in range(46)
     ]
     words = [word for sentence in SENTENCES for word in sentence.split()]
-    long = [" ".join(islice(cycle(words[i:] + words[:i]), longest)) for i in range(8)]
+    long = [" ".join(islice(cycle(words[i:] + words[:i]), longest)) for i in range(4)]
     return short + several + long
 
 

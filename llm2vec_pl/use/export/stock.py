@@ -92,7 +92,7 @@ def counted_otherwise(encoder: Encoder, words: Stock, texts: list[str], prompt: 
     """
     if not prompt and not words.start:
         return torch.zeros(len(texts), dtype=torch.bool)
-    first = encoder.tokenize(texts, prompt)["pooling_mask"].argmax(dim=1)  # (N,)
+    first: Tensor = encoder.tokenize(texts, prompt)["pooling_mask"].argmax(dim=1)  # (N,)
     return first != words.prompt_tokens(prompt)
 
 

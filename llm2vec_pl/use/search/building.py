@@ -24,6 +24,7 @@ from llm2vec_pl.files import (
     write_json,
 )
 from llm2vec_pl.training import still_at
+from llm2vec_pl.use.search.embedded_corpus import EmbeddedCorpus
 from llm2vec_pl.use.search.index import (
     EMBEDDINGS,
     KEYS,
@@ -71,7 +72,7 @@ class Indexer:
         self,
         encoder: Encoder,
         name: str,
-        corpus: Corpus,
+        corpus: Corpus | EmbeddedCorpus,
         passage_tokens: int = PASSAGE_TOKENS,
         report: Report = print,
     ) -> None:
@@ -93,7 +94,11 @@ class Indexer:
             "passage_tokens": self.passage_tokens,
         }
         self.folder = cache_root() / f"search-{fingerprint(recipe)}"
-        self.log = EmbeddingLog(self.folder, encoder.embedding_size)
+        size = encoder.embedding_size
+        if isinstance(corpus, EmbeddedCorpus):
+            corpus.require_same(encoder)
+            size = corpus.size
+        self.log = EmbeddingLog(self.folder, size)
 
     def index(self) -> Index:
         """The index of the corpus as it is now, brought up to date if it has to be.
@@ -151,9 +156,13 @@ class Indexer:
         with unfinished(self.folder / "index") as new:
             new.mkdir()
             keys = self._write_passages(new)
-            sources = [self.log.read(), *([old.known] if old else [])]
-            self._embed_missing(new, keys, sources)
-            _write_embeddings(new / EMBEDDINGS, keys, [self.log.read(), *sources[1:]])
+            if isinstance(self.corpus, EmbeddedCorpus):
+                self.report(f"{len(keys):,} passages, embedded already")
+                self._copy_vectors(self.corpus, new / EMBEDDINGS, len(keys))
+            else:
+                older = [old.known] if old else []
+                self._embed_missing(new, keys, [self.log.read(), *older])
+                _write_embeddings(new / EMBEDDINGS, keys, [self.log.read(), *older])
             np.save(new / KEYS, keys.view(np.uint8))
             write_json(new / SETTINGS, {"corpus": self.corpus.name, "state": state})
         self.log.delete()
@@ -162,13 +171,24 @@ class Indexer:
         return index
 
     def _write_passages(self, new: Path) -> Keys:
-        count = self.encoder.tokenize.lengths
-        passages = split(self.corpus.documents(), count, self.passage_tokens)
+        if isinstance(self.corpus, EmbeddedCorpus):
+            passages = self.corpus.passages()
+        else:
+            count = self.encoder.tokenize.lengths
+            passages = split(self.corpus.documents(), count, self.passage_tokens)
         written = write_passages(passages, new)
         keys = np.array([text_key(passage.embedded) for passage in written], KEY)
         for note in self.corpus.notes:
             self.report(note)
         return keys
+
+    def _copy_vectors(self, corpus: EmbeddedCorpus, file: Path, count: int) -> None:
+        written = _new_embeddings(file, count, corpus.size)
+        start = 0
+        for vectors in corpus.vectors():
+            written[start : start + len(vectors)] = vectors
+            start += len(vectors)
+        written.flush()
 
     def _embed_missing(self, new: Path, keys: Keys, sources: list[Known]) -> None:
         _, first = np.unique(keys, return_index=True)
@@ -202,14 +222,17 @@ def _timed_chunks(rows: list[int]) -> Iterator[list[int]]:
 
 def _write_embeddings(file: Path, keys: Keys, sources: list[Known]) -> None:
     """The embedding of each key, from wherever it is known, (N, D)."""
-    size = sources[0].vectors.shape[1]
-    written = np.lib.format.open_memmap(file, "w+", np.float32, (len(keys), size))
+    written = _new_embeddings(file, len(keys), sources[0].vectors.shape[1])
     for known in sources:
         rows = known.rows(keys)
         for start in range(0, len(keys), _ROWS_AT_ONCE):
             some = rows[start : start + _ROWS_AT_ONCE]
             written[start : start + _ROWS_AT_ONCE][some >= 0] = known.vectors[some[some >= 0]]
     written.flush()
+
+
+def _new_embeddings(file: Path, count: int, size: int) -> Any:
+    return np.lib.format.open_memmap(file, "w+", np.float32, (count, size))
 
 
 @contextmanager

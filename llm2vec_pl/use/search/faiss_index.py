@@ -34,7 +34,7 @@ def has_faiss() -> bool:
 class FaissIndex:
     """Embeddings in lists of similar ones, of which a search looks at one in sixteen.
 
-    The file, in half precision, is built at the first search and kept beside the embeddings.
+    The file, in half precision, is built once and kept beside the embeddings.
 
     Args:
         folder: where the file is.
@@ -52,13 +52,18 @@ class FaissIndex:
             )
         self.file, self.embeddings = folder / FILE, embeddings
 
+    @property
+    def is_built(self) -> bool:
+        """Whether the file is there."""
+        return self.file.is_file()
+
     def search(self, query: Vectors, top: int) -> list[tuple[int, float]]:
         """(number, cosine) of the nearest embeddings, nearest first; a few may be overlooked."""
         import faiss
 
-        if not self.file.is_file():
-            self._build()
-        index = faiss.read_index(str(self.file), faiss.IO_FLAG_MMAP)
+        if not self.is_built:
+            self.build()
+        index: Any = faiss.read_index(str(self.file), faiss.IO_FLAG_MMAP)
         # Not fewer lists than hold what is asked for.
         lists = max(1, index.nlist // _LISTS_LOOKED_AT, 2 * top * index.nlist // index.ntotal + 1)
         index.nprobe = min(index.nlist, lists)
@@ -66,11 +71,12 @@ class FaissIndex:
         found = zip(numbers[0].tolist(), scores[0].tolist(), strict=True)
         return [(number, score) for number, score in found if number >= 0]
 
-    def _build(self) -> None:
+    def build(self) -> None:
+        """Writes the file: some 10 seconds for 100,000 embeddings of 256 numbers on a core."""
         import faiss
 
         count, size = self.embeddings.shape
-        lists = max(1, min(int(4 * count**0.5), count // 39))  # FAISS wants 39 for each list
+        lists = max(1, min(int(2 * count**0.5), count // 39))  # FAISS wants 39 for each list
         index: Any = faiss.index_factory(size, f"IVF{lists},SQfp16", faiss.METRIC_INNER_PRODUCT)
         sample = np.linspace(0, count - 1, min(count, _SAMPLE * lists)).astype(np.int64)
         index.train(_normalised(self.embeddings[sample]))
@@ -81,5 +87,5 @@ class FaissIndex:
 
 
 def _normalised(vectors: Vectors) -> Vectors:
-    vectors = np.asarray(vectors, np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
+    norms: Vectors = np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
+    return np.asarray(vectors / norms, np.float32)

@@ -124,13 +124,12 @@ class FilesCorpus:
                 return
             for row in self._rows(file):
                 record = row.value if isinstance(row.value, dict) else {self.column: row.value}
-                text = record.get(self.column)
-                if problem := problem_of(text):
+                value = record.get(self.column)
+                if problem := problem_of(value):
                     problems[problem] += 1
                     continue
-                title = record.get("title")
-                title = title if title and not problem_of(title) else ""
-                yield Document(str(text), self._place(file), row.number, title=title)
+                title = "" if problem_of(record.get("title")) else str(record["title"])
+                yield Document(str(value), self._place(file), row.number, title=title)
         except (OSError, EOFError, zlib.error) as error:
             why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
             raise UserError(f"{file} cannot be read: {why}.") from error

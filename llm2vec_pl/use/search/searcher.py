@@ -11,11 +11,12 @@ import torch
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.use.search.building import PASSAGE_TOKENS, Indexer
-from llm2vec_pl.use.search.faiss_index import WORTH_IT, has_faiss
+from llm2vec_pl.use.search.faiss_index import WORTH_IT, FaissIndex, has_faiss
 from llm2vec_pl.use.search.index import Hit
 
 if TYPE_CHECKING:
     from llm2vec_pl.use.search.document import Corpus
+    from llm2vec_pl.use.search.embedded_corpus import EmbeddedCorpus
 
 Backend = Literal["auto", "numpy", "faiss"]
 BACKENDS: tuple[Backend, ...] = ("auto", "numpy", "faiss")
@@ -47,7 +48,7 @@ class Searcher:
 
     def __init__(
         self,
-        corpus: Corpus,
+        corpus: Corpus | EmbeddedCorpus,
         model_name: str = "tiny",
         passage_tokens: int = PASSAGE_TOKENS,
         backend: Backend = "auto",
@@ -62,6 +63,11 @@ class Searcher:
         self.index = indexer.index()
         large = len(self.index) >= WORTH_IT
         self.approximate = backend == "faiss" or (backend == "auto" and large and has_faiss())
+        if self.approximate:
+            lists = FaissIndex(self.index.folder, self.index.embeddings)
+            if not lists.is_built:
+                report("FAISS sorts the embeddings into lists, once")
+                lists.build()
 
     def __call__(self, query: str, top: int = 5) -> Found:
         """The passages that are nearest to a query.
@@ -78,5 +84,7 @@ class Searcher:
         if not query.strip():
             raise UserError("The query is empty. Write what you are looking for.")
         start = time.perf_counter()
-        hits = self.index.search(self.encoder.encode_query(query), top, self.approximate)
+        size = self.index.embeddings.shape[1]  # smaller than the encoder's if they were cut
+        embedding = self.encoder.encode_query(query)[:size]
+        hits = self.index.search(embedding, top, self.approximate)
         return Found(query, hits, time.perf_counter() - start)

@@ -113,11 +113,11 @@ class EncoderAPI(LitAPI):
             )
         return "" if found is None else prompts[found]
 
-    def predict(self, share: list[tuple[Job, list[int]]], **_: Any) -> None:
+    def predict(self, share: list[tuple[Job, list[int]]], **kwargs: Any) -> None:
         """Encodes these texts of each job together, and gives each job its embeddings."""
         texts = [job.asked.texts[place] for job, places in share for place in places]
         prompts = [job.prompt for job, places in share for _ in places]
         embeddings = self.encoder.encode(texts, prompts, batch_size=len(texts))
         parts = embeddings.split([len(places) for _, places in share])
-        for (job, _), part in zip(share, parts, strict=True):
+        for (job, _places), part in zip(share, parts, strict=True):
             job.add(part)

@@ -48,6 +48,9 @@ def run_until_stopped(server: LitServer, host: str, port: int, name: str) -> Non
                 num_api_servers=1,
                 log_level="critical",
                 generate_client_file=False,
+                # Longer than clients keep a connection that idles: else one may send a request
+                # just when the server hangs up.
+                timeout_keep_alive=60,
             )
         except KeyboardInterrupt:  # before LitServe was ready for it, or a second one
             pass

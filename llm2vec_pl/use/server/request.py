@@ -31,7 +31,7 @@ class Limits:
     characters: int = 100_000
     body: int = 16
     waiting: int = 8192
-    seconds: float = 60.0
+    seconds: float = 300.0
 
 
 @dataclass(frozen=True)

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import os
-import re
-import socket
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from llm2vec_pl.decoder import locate, read_settings
 from llm2vec_pl.encoder import Dtype
-from llm2vec_pl.errors import Faults, UserError
+from llm2vec_pl.errors import Faults
+from llm2vec_pl.use.server.checks import (
+    KEY,
+    Accelerator,
+    found_accelerator,
+    require_devices,
+    require_key,
+    require_limits,
+    require_packages,
+    require_port,
+)
 
 if TYPE_CHECKING:
     from litserve import LitServer
 
-    from llm2vec_pl.use.server.request import Limits
-
-KEY = "LLM2VEC_PL_API_KEY"
+    from llm2vec_pl.use.server.api import EncoderAPI
+    from llm2vec_pl.use.server.spec import EmbeddingsSpec
 
 Host = Literal["127.0.0.1", "0.0.0.0", "::"]
 
@@ -29,15 +36,15 @@ def serve(
     name: str | None = None,
     prompts: dict[str, str] | None = None,
     dtype: Dtype | None = None,
-    quantization: Literal["int8_dynamic", "int8", "nf4"] | None = None,
-    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    quantization: Literal["int8_dynamic"] | None = None,
+    accelerator: Accelerator = "auto",
     devices: int | Literal["auto"] = "auto",
     batch_tokens: int | None = None,
     max_texts: int = 2048,
     max_characters: int = 100_000,
     max_body: int = 16,
     max_waiting: int = 8192,
-    timeout: float = 60.0,
+    timeout: float = 300.0,
 ) -> None:
     """Serves an encoder's embeddings as OpenAI does, until SIGTERM or Ctrl-C.
 
@@ -52,9 +59,9 @@ def serve(
             which one is written before its texts: `query`, `document` or any other name.
         dtype: of the weights; by default the encoder's own, or bfloat16 on a CPU that multiplies
             in it.
-        quantization: multiply in fewer bits; `int8_dynamic` is for CPUs.
+        quantization: `int8_dynamic` multiplies in 8 bits on a CPU.
         accelerator: where to encode; `auto` takes GPUs if there are any.
-        devices: how many GPUs, each with its own copy of the encoder.
+        devices: how many GPUs, each with its own copy of the encoder; all by default.
         batch_tokens: most tokens that are encoded together, across requests; 2,048 on a CPU and
             32,768 on a GPU if null.
         max_texts: most texts in a request.
@@ -68,118 +75,52 @@ def serve(
         UserError: if something is not installed, a limit cannot be, the port is taken, or the
             encoder cannot be opened.
     """
-    _require_packages()
+    require_packages()
+    from llm2vec_pl.use.server.api import EncoderAPI
     from llm2vec_pl.use.server.processes import run_until_stopped
     from llm2vec_pl.use.server.request import Limits
+    from llm2vec_pl.use.server.spec import EmbeddingsSpec
 
     limits = Limits(max_texts, max_characters, max_body, max_waiting, timeout)
     faults = Faults()
-    faults.of(_require_limits, limits, batch_tokens)
-    faults.of(_require_port, host, port)
+    faults.of(require_limits, limits, batch_tokens)
+    faults.of(require_port, host, port)
     key = os.environ.get(KEY)
-    faults.of(_require_key, key)
+    faults.of(require_key, key)
+    faults.of(require_devices, accelerator, devices)
     faults.of(lambda: read_settings(locate(model_name)))
     faults.raise_all()
-    name = name or Path(model_name).name
+    name = name or Path(model_name).resolve().name
     overrides = {"prompts": prompts, "dtype": dtype, "quantization": quantization}
     given = {option: value for option, value in overrides.items() if value is not None}
-    server = _built(model_name, given, batch_tokens, name, limits, key, accelerator, devices)
+    spec = EmbeddingsSpec(name, limits, key)
+    api = EncoderAPI(model_name, given, batch_tokens, timeout, spec)
     if key is None and host != "127.0.0.1":
         print(f"Anybody who reaches port {port} can use this server: {KEY} is not set.")
-    run_until_stopped(server, host, port, name)
+    run_until_stopped(_built(api, spec, accelerator, devices), host, port, name)
 
 
 def _built(
-    model_name: str,
-    overrides: dict[str, Any],
-    batch_tokens: int | None,
-    name: str,
-    limits: Limits,
-    key: str | None,
-    accelerator: str,
-    devices: int | str,
+    api: EncoderAPI, spec: EmbeddingsSpec, accelerator: Accelerator, devices: int | Literal["auto"]
 ) -> LitServer:
     from litserve import LitServer
     from starlette.exceptions import HTTPException
     from starlette.routing import Route
 
-    from llm2vec_pl.use.server.api import EncoderAPI
     from llm2vec_pl.use.server.page_routes import page_routes
     from llm2vec_pl.use.server.refusal import refuse_elsewhere
-    from llm2vec_pl.use.server.spec import EmbeddingsSpec
 
-    spec = EmbeddingsSpec(name, limits, key)
-    api = EncoderAPI(model_name, overrides, batch_tokens, limits.seconds, spec)
     server = LitServer(
         api,
-        accelerator=accelerator,  # type: ignore[arg-type]
-        devices=devices,  # type: ignore[arg-type]
+        accelerator=found_accelerator(accelerator),
+        devices=devices,
         timeout=False,
         disable_openapi_url=True,
     )
-    server.uvicorn_graceful_timeout = int(limits.seconds) + 1
+    server.uvicorn_graceful_timeout = int(api.seconds) + 1
     # The first route that fits is taken: before LitServe's own page at /.
     server.app.router.routes[:0] = [*page_routes(), Route("/metrics", spec.metrics.page)]
     server.app.add_exception_handler(HTTPException, refuse_elsewhere)
     # LitServe compresses all replies, at the highest level; random numbers hardly shrink.
     server.app.user_middleware.clear()
     return server
-
-
-def _require_packages() -> None:
-    try:
-        import litserve  # noqa: F401
-        import prometheus_client  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            f"The server needs LitServe and prometheus-client ({error}). Run `pip install "
-            '"llm2vec_pl[serve]"`.'
-        ) from error
-
-
-def _require_limits(limits: Limits, batch_tokens: int | None) -> None:
-    faults = Faults()
-    numbers = {
-        "max_texts": limits.texts,
-        "max_characters": limits.characters,
-        "max_body": limits.body,
-        "max_waiting": limits.waiting,
-        "timeout": limits.seconds,
-        "batch_tokens": 1 if batch_tokens is None else batch_tokens,
-    }
-    for argument, number in numbers.items():
-        with faults.noted():
-            if not number > 0:
-                raise UserError(f"`{argument}` is more than 0, but got {number}.")
-    with faults.noted():
-        if limits.waiting < limits.texts:
-            raise UserError(
-                f"`max_waiting` ({limits.waiting}) is smaller than `max_texts` ({limits.texts}): "
-                "the largest request that is allowed would always be refused. Raise the one or "
-                "lower the other."
-            )
-    faults.raise_all()
-
-
-def _require_port(host: str, port: int) -> None:
-    if not 1024 <= port <= 65535:
-        raise UserError(f"`port` is from 1024 to 65535, but got {port}.")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, port))
-        except OSError as error:
-            raise UserError(
-                f"Cannot listen on port {port} of {host}: {error.strerror}. If another server "
-                "runs there, stop it or choose another `port`."
-            ) from error
-
-
-def _require_key(key: str | None) -> None:
-    if key is not None and not re.fullmatch(r"[!-~]+", key):
-        problem = "is empty" if not key.strip() else "has spaces or characters other than ASCII"
-        raise UserError(
-            f"The environment variable {KEY} {problem}. Give it the key that clients must send, "
-            "in letters, digits and punctuation, or unset it to let everybody in."
-        )

@@ -41,7 +41,7 @@ def test_nearly_all_of_the_nearest_are_found_with_their_cosine(tmp_path):
 def test_the_file_is_built_once(tmp_path, monkeypatch):
     vectors = clustered(500)
     first = FaissIndex(tmp_path, vectors).search(vectors[7], 3)
-    monkeypatch.setattr(FaissIndex, "_build", lambda self: pytest.fail("built again"))
+    monkeypatch.setattr(FaissIndex, "build", lambda self: pytest.fail("built again"))
     assert FaissIndex(tmp_path, vectors).search(vectors[7], 3) == first
 
 

@@ -39,6 +39,19 @@ def test_there_are_no_more_hits_than_passages(searcher):
     assert len(searcher("bread", top=100).hits) == len(PLACES)
 
 
+def test_faiss_finds_the_same(searcher):
+    pytest.importorskip("faiss", reason="needs faiss (extra `search`)")
+    lines: list[str] = []
+    corpus = open_corpus(str(searcher.file))
+    lists = Searcher(corpus, backend="faiss", report=lines.append)
+    assert lines == ["FAISS sorts the embeddings into lists, once"]
+    found, expected = lists("bread", top=4).hits, searcher("bread", top=4).hits
+    assert [hit.passage for hit in found] == [hit.passage for hit in expected]
+    again = Searcher(corpus, backend="faiss", report=lines.append)
+    assert len(lines) == 1
+    assert again("bread", top=4).hits == found
+
+
 def test_results_are_text_for_people(searcher):
     found = searcher(PLACES[2], top=1)
     lines = as_text(found, open_corpus(str(searcher.file))).splitlines()

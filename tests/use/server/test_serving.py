@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import signal
 import socket
+import sys
 import threading
 import time
 import urllib.error
@@ -22,6 +24,7 @@ import pytest
 from servers import Served, serving, start_server
 
 from llm2vec_pl import UserError
+from llm2vec_pl.decoder import TINY
 from llm2vec_pl.use.server import serve
 
 
@@ -145,7 +148,7 @@ def test_a_body_that_is_too_large_is_413(server, announced):
 
 
 def test_a_full_queue_is_429(server, client):
-    texts = ["word " * 300] * 100
+    texts = ["word " * 40] * 100
     with ThreadPoolExecutor(3) as pool:
         asked = [pool.submit(client.embeddings.create, model="tiny", input=texts) for _ in range(3)]
         errors = [future.exception() for future in asked]
@@ -157,7 +160,15 @@ def test_a_full_queue_is_429(server, client):
 
 
 @pytest.mark.parametrize(
-    "path", ["/nothing", "/../serving.py", "/%2e%2e/serving.py", "/page/index.html", "//etc/passwd"]
+    "path",
+    [
+        "/nothing",
+        "/../serving.py",
+        "/%2e%2e/serving.py",
+        "/page/index.html",
+        "//etc/passwd",
+        "/docs",
+    ],
 )
 def test_other_paths_are_404_in_the_same_form(server, path):
     connection = HTTPConnection("127.0.0.1", server.port, timeout=30)
@@ -211,7 +222,7 @@ def test_the_server_listens_on_this_machine_only(server):
 def test_a_server_that_is_stopped_answers_first_and_leaves_no_process(tmp_path):
     with serving(tmp_path, "tiny") as server:
         answers = []
-        texts = ["word " * 300] * 60
+        texts = ["word " * 100] * 60
         body = json.dumps({"input": texts}).encode()
         asking = threading.Thread(
             target=lambda: answers.append(fetched(server, "/v1/embeddings", body))
@@ -258,10 +269,15 @@ def worker_of(server: Served) -> int:
 
 
 def test_an_encoder_that_cannot_be_loaded_ends_the_server_with_what_to_do(tmp_path):
-    server = start_server(tmp_path, "tiny", "--prompts", '{"query": 7}')
-    server.process.join(60)
+    folder = tmp_path / "half"
+    shutil.copytree(TINY, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    server = start_server(tmp_path, str(folder))
+    server.process.join(120)
     assert server.process.exitcode == 2
+    assert "weights" in server.printed
+    assert server.printed.count("error:") == 1
     assert "Traceback" not in server.printed
+    assert server.processes() == []
 
 
 # What cannot be started --------------------------------------------------------------------------
@@ -275,6 +291,7 @@ def test_an_encoder_that_cannot_be_loaded_ends_the_server_with_what_to_do(tmp_pa
         ({"max_texts": 0}, "`max_texts` is more than 0"),
         ({"timeout": -1}, "`timeout` is more than 0"),
         ({"batch_tokens": 0}, "`batch_tokens` is more than 0"),
+        ({"accelerator": "cpu", "devices": 2}, "`devices` is from 1 to 1"),
         ({"max_texts": 10, "max_waiting": 9}, "`max_waiting` (9) is smaller than `max_texts` (10)"),
     ],
 )
@@ -298,3 +315,15 @@ def test_a_key_that_was_set_by_mistake_is_refused(key, monkeypatch):
     monkeypatch.setenv("LLM2VEC_PL_API_KEY", key)
     with pytest.raises(UserError, match="LLM2VEC_PL_API_KEY"):
         serve("tiny", port=8999)
+
+
+def test_litserve_s_own_key_is_refused(monkeypatch):
+    monkeypatch.setenv("LIT_SERVER_API_KEY", "secret")
+    with pytest.raises(UserError, match="Set LLM2VEC_PL_API_KEY in its place"):
+        serve("tiny", port=8999)
+
+
+def test_what_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "litserve", None)
+    with pytest.raises(UserError, match=r'pip install "llm2vec_pl\[serve\]"'):
+        serve("tiny")

@@ -112,13 +112,12 @@ function showMap(query, embedding, ranked) {
   const width = at("map").clientWidth; // so that letters keep their size on a narrow screen
   const height = Math.round(0.75 * width);
   at("map").setAttribute("viewBox", `0 0 ${width} ${height}`);
-  const place = onPaper(points, width, height, 32);
+  const place = onPaper(points, width, height, 44);
   const frame = { class: "frame", x: 1, y: 1, width: width - 2, height: height - 2, rx: 6 };
   const marks = ranked.map(({ text }, i) => {
     const [x, y] = place[i + 1];
     const disc = drawn("circle", { class: "line", cx: x, cy: y, r: 5 });
-    const side = x > 0.85 * width ? { x: x - 11, "text-anchor": "end" } : { x: x + 11 };
-    return mark(disc, `${i + 1}`, { ...side, y: y + 5 }, text, i + 1);
+    return mark(disc, `${i + 1}`, { x: x + 10, y: y + 5 }, text, i + 1);
   });
   const [x, y] = place[0];
   const diamond = drawn("path", { class: "query", d: `M${x} ${y - 9}l9 9-9 9-9-9z` });

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,10 +37,19 @@ class Load(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """The seconds of each request that was answered, and how many were not."""
+    """What a load was like.
+
+    Attributes:
+        seconds: of each request that was answered.
+        errors: what became of the others.
+        rates: texts a second, in each turn.
+        costs: processor seconds a text, of clients and server together, in each turn.
+    """
 
     seconds: list[float]
     errors: list[str]
+    rates: list[float]
+    costs: list[float]
 
 
 def serve(
@@ -65,39 +74,44 @@ def serve(
     (texts,) = pieces(Encoder(model_name).tokenizer, TEXTS.draw(2000, seed=0))
     alone = Load(1, 1)
     loads = {alone: seconds / 3, Load(clients, 1): seconds, Load(clients, texts_at_once): seconds}
-    rates: dict[Load, list[float]] = {load: [] for load in loads}
-    found = {load: Outcome([], []) for load in loads}
-    with _served(model_name) as port:
-        _asked(port, alone, texts, 1.0)  # warm
+    found = {load: Outcome([], [], [], []) for load in loads}
+    with _served(model_name) as (port, server):
+        asked(port, alone, texts, 1.0)  # warm
         for _ in range(rounds):
             for load, length in loads.items():
-                started = time.perf_counter()
-                outcome = _asked(port, load, texts, length / rounds)
-                took = time.perf_counter() - started
-                rates[load].append(len(outcome.seconds) * load.texts / took)
+                began, spent = time.perf_counter(), _processor_seconds(server)
+                outcome = asked(port, load, texts, length / rounds)
+                count = max(1, len(outcome.seconds) * load.texts)
                 found[load].seconds.extend(outcome.seconds)
                 found[load].errors.extend(outcome.errors)
+                found[load].rates.append(count / (time.perf_counter() - began))
+                found[load].costs.append((_processor_seconds(server) - spent) / count)
     for load, outcome in found.items():
-        _report(load, outcome, rates[load], rates[alone])
+        report(load, outcome, found[alone])
 
 
-def _report(load: Load, outcome: Outcome, rates: list[float], alone: list[float]) -> None:
+def report(load: Load, outcome: Outcome, alone: Outcome) -> None:
+    """Prints what a load was like, beside one client with one text a request."""
     for message, alike in itertools.groupby(sorted(outcome.errors)):
         print(f"{load}: {len(list(alike))} errors: {message}")
     if len(outcome.seconds) < 2:
         print(f"{load}: too few answers; use more `seconds`")
         return
     percent = statistics.quantiles(outcome.seconds, n=100, method="inclusive")
-    ratio = statistics.median(rate / one for rate, one in zip(rates, alone, strict=True))
+    ratio = statistics.median(
+        rate / one for rate, one in zip(outcome.rates, alone.rates, strict=True)
+    )
     print(
-        f"{load}: {statistics.median(rates):,.1f} texts a second, {ratio:.2f} times the first; "
-        f"p50 {1000 * percent[49]:,.0f} ms, p99 {1000 * percent[98]:,.0f} ms; "
+        f"{load}: {statistics.median(outcome.rates):,.1f} texts a second, {ratio:.2f} times the "
+        f"first; p50 {1000 * percent[49]:,.0f} ms, p99 {1000 * percent[98]:,.0f} ms; "
+        f"{1000 * statistics.median(outcome.costs):.1f} ms of processor time a text; "
         f"{len(outcome.seconds):,} requests, {len(outcome.errors)} errors"
     )
 
 
-def _asked(port: int, load: Load, texts: list[str], seconds: float) -> Outcome:
-    outcome = Outcome([], [])
+def asked(port: int, load: Load, texts: list[str], seconds: float) -> Outcome:
+    """Puts a load on the server for so many seconds."""
+    outcome = Outcome([], [], [], [])
     end = time.monotonic() + seconds
     threads = [
         threading.Thread(target=_client, args=(port, load, texts, place, end, outcome))
@@ -116,8 +130,9 @@ def _client(
     own = itertools.cycle(texts[place * len(texts) // load.clients :] + texts)
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
     while time.monotonic() < end:
-        asked = list(itertools.islice(own, load.texts))
-        body = json.dumps({"input": asked, "encoding_format": "base64"})
+        body = json.dumps(
+            {"input": list(itertools.islice(own, load.texts)), "encoding_format": "base64"}
+        )
         started = time.perf_counter()
         try:
             connection.request("POST", "/v1/embeddings", body)
@@ -134,8 +149,8 @@ def _client(
 
 
 @contextmanager
-def _served(model_name: str) -> Iterator[int]:
-    """The port of a server that is ready; it is stopped in the end, as a service would be."""
+def _served(model_name: str) -> Iterator[tuple[int, int]]:
+    """The port and process of a server that is ready; in the end it is stopped like a service."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = int(listener.getsockname()[1])
@@ -149,10 +164,21 @@ def _served(model_name: str) -> Iterator[int]:
             if server.poll() is not None or time.monotonic() > end:
                 raise UserError("The server did not start; what it printed says why.")
             time.sleep(0.2)
-        yield port
+        yield port, server.pid
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait()
+
+
+def _processor_seconds(server: int) -> float:
+    """Of this process and of the server's, as far as /proc tells."""
+    total = time.process_time()
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended meanwhile
+            fields = file.read_text().rpartition(")")[2].split()
+            if server in (int(file.parent.name), int(fields[1])):  # itself, or its child
+                total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return total
 
 
 def _is_ready(port: int) -> bool:

@@ -5,20 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_warn
 
 from llm2vec_pl.errors import UserError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Vector = NDArray[np.float16]
+    Vector = NDArray[np.floating[Any]]
 
 _AT_ONCE = 500  # keys in a query; older versions of SQLite take no more than 999
 _PATIENCE = 60.0  # seconds to wait for another process
@@ -29,8 +29,8 @@ def text_key(text: str) -> bytes:
     return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
 
 
-class TeacherCache:
-    """Vectors of one size in float16, in an SQLite database in a folder.
+class EmbeddingCache:
+    """Vectors of one size, in an SQLite database in a folder.
 
     SQLite undoes what a killed process left half written. A file that is damaged all the same is
     deleted, and another one begun, under another name: a process may still be writing to it.
@@ -38,11 +38,17 @@ class TeacherCache:
     Args:
         folder: the folder, which is there.
         size: number of elements of a vector.
+        dtype: of the elements; a folder is always opened with the same one.
+        whose: whose embeddings they are, in messages.
     """
 
-    def __init__(self, folder: Path, size: int) -> None:
+    def __init__(
+        self, folder: Path, size: int, dtype: type[Any] = np.float32, whose: str = "the encoder"
+    ) -> None:
         self.folder = folder
         self.size = size
+        self.dtype = np.dtype(dtype)
+        self.whose = whose
         self._file: Path | None = None
         self._open: tuple[int, sqlite3.Connection] | None = None
 
@@ -56,13 +62,17 @@ class TeacherCache:
                 rows = self._connection().execute(
                     f"SELECT key, vector FROM vectors WHERE key IN ({marks})", some
                 )
-                whole = ((key, vector) for key, vector in rows if len(vector) == 2 * self.size)
-                found |= {key: np.frombuffer(vector, np.float16) for key, vector in whole}
+                whole = (
+                    (key, vector)
+                    for key, vector in rows
+                    if len(vector) == self.dtype.itemsize * self.size
+                )
+                found |= {key: np.frombuffer(vector, self.dtype) for key, vector in whole}
         return found
 
     def put(self, vectors: Mapping[bytes, Vector]) -> None:
         """Adds vectors, all or none of them; those that are there already are replaced."""
-        rows = [(key, vector.astype(np.float16).tobytes()) for key, vector in vectors.items()]
+        rows = [(key, vector.astype(self.dtype).tobytes()) for key, vector in vectors.items()]
         with self._errors(), self._connection() as connection:
             connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
 
@@ -92,7 +102,7 @@ class TeacherCache:
             yield
         except sqlite3.OperationalError as error:  # locked, full, not writable
             raise UserError(
-                f"The cache of the teacher's embeddings in {self.folder} cannot be used: {error}. "
+                f"The cache of {self.whose}'s embeddings in {self.folder} cannot be used: {error}. "
                 "Free some space, or set the environment variable LLM2VEC_PL_CACHE to a writable "
                 "folder on a local disk."
             ) from error
@@ -101,7 +111,9 @@ class TeacherCache:
 
     def _abandon(self, error: sqlite3.DatabaseError) -> None:
         assert self._file is not None
-        rank_zero_warn(f"{self._file} is damaged ({error}); the teacher embeds its texts again.")
+        warnings.warn(
+            f"{self._file} is damaged ({error}); {self.whose} embeds its texts again.", stacklevel=4
+        )
         if self._open is not None:
             self._open[1].close()
         new = self._file.with_name(f"vectors-{_number(self._file) + 1}.sqlite")
