@@ -13,11 +13,11 @@ from llm2vec_pl.use.export.lineage import public_name
 TEI = {
     "llama": "a GPU, in float16",
     "mistral": "a GPU, in float16",
-    "qwen2": "a GPU, in float16",
     "qwen3": "a CPU or a GPU",
     "gemma3_text": "a CPU or a GPU, in float32",
 }
-"""Architectures that Text Embeddings Inference 1.9 can read both ways, and where it runs them."""
+"""Architectures that Text Embeddings Inference reads both ways, and where it runs them. It looks
+for Qwen2's tensors under another name, with the prefix `model.`."""
 
 
 @dataclass
@@ -173,12 +173,13 @@ def _serving(about: About) -> list[str]:
     override = " --hf-overrides '{\"is_causal\": false}'" if about.bidirectional else ""
     vllm = f"```bash\nvllm serve PATH --runner pooling{override}\n```"
     if where is None:
-        tei = f"Text Embeddings Inference does not know the architecture {about.model_type}."
+        tei = f"Text Embeddings Inference does not take {about.model_type} in this form."
     elif about.pooling == "weighted_mean":
         tei = "Text Embeddings Inference has no weighted mean."
     else:
         tei = (
-            f"Text Embeddings Inference runs {about.model_type} on {where}:\n\n```bash\n"
+            f"Text Embeddings Inference, in a recent version, runs {about.model_type} on {where}:"
+            "\n\n```bash\n"
             "text-embeddings-router --model-id PATH --port 8080\n```"
         )
     return [tei, f"vLLM:\n\n{vllm}"]

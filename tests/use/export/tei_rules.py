@@ -1,8 +1,8 @@
-"""What Text Embeddings Inference 1.9 asks of a folder before it serves it, as its sources say.
+"""What Text Embeddings Inference asks of a folder before it serves it, as its sources say.
 
 From `router/src/lib.rs` (what is read when the server starts), `backends/candle/src/lib.rs` (the
 weights) and the configurations in `backends/candle/src/models`: `llama.rs`, `mistral.rs`,
-`qwen2.rs`, `qwen3.rs` and `gemma3.rs`.
+`qwen2.rs`, `flash_qwen2.rs`, `qwen3.rs` and `gemma3.rs`.
 """
 
 from __future__ import annotations
@@ -135,5 +135,7 @@ def _require_tensors(folder: Path, config: dict[str, Any]) -> None:
     wanted = {"embed_tokens.weight", "norm.weight"}
     wanted |= {f"layers.{i}.self_attn.q_proj.weight" for i in layers}
     wanted |= {f"layers.{i}.mlp.down_proj.weight" for i in layers}
+    if config["model_type"] == "qwen2":
+        wanted = {f"model.{name}" for name in wanted}
     if missing := sorted(wanted - names):
         raise RefusedError(f"cannot find tensor {missing[0]}")

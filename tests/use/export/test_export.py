@@ -79,13 +79,21 @@ def test_text_embeddings_inference_would_not_serve_what_sentence_transformers_wr
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [Qwen2Config, Qwen3Config])
-def test_other_architectures_are_exported_so_that_they_are_served(kind, tmp_path):
-    base = save_model(kind(**QWEN), tmp_path / "base")
+def test_qwen3_is_exported_so_that_it_is_served(tmp_path):
+    base = save_model(Qwen3Config(**QWEN), tmp_path / "base")
     run = save_run(base, tmp_path / "run", pooling="last")
     served = read_as_tei(export_encoder(run, tmp_path / "out"))
     assert served["pooling"] == "last-token"
     assert served["bidirectional"]
+
+
+@pytest.mark.slow
+def test_the_card_does_not_promise_that_qwen2_is_served(tmp_path):
+    base = save_model(Qwen2Config(**QWEN), tmp_path / "base")
+    out = export_encoder(save_run(base, tmp_path / "run"), tmp_path / "out")
+    with pytest.raises(RefusedError, match=r"cannot find tensor model\."):
+        read_as_tei(out)
+    assert "does not take qwen2 in this form" in (out / "README.md").read_text()
 
 
 @pytest.mark.slow
