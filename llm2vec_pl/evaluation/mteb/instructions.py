@@ -89,7 +89,7 @@ def _suggested(task: TaskMetadata) -> str:
     prompt = task.prompt
     if isinstance(prompt, dict):
         return str(prompt.get("query", ""))
-    return prompt or get_abstask_prompt(task.name)
+    return str(prompt or get_abstask_prompt(task.name))
 
 
 @cache
