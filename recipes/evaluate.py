@@ -92,4 +92,8 @@ if __name__ == "__main__":
         given = parser.parse_args(defaults=False).get("encoder", {})
         values = flags.as_dict()
         del values["encoder"]
-        run(dict(given), **values)
+        try:
+            run(dict(given), **values)
+        except KeyboardInterrupt:
+            print("Stopped. Tasks with results are kept; the same command goes on.")
+            raise SystemExit(130) from None

@@ -34,8 +34,10 @@ def pair_classification(path: Path, split: str) -> Splits:
         raise UserError(
             f"{path}: expected pairs with both labels, 0 and 1, but got {list(labels)}."
         )
-    first, second, given = (list(column) for column in zip(*(row for _, row in rows), strict=True))
-    columns = {"sentence1": first, "sentence2": second, "labels": [int(each) for each in given]}
+    first, second, numbers = (
+        list(column) for column in zip(*(row for _, row in rows), strict=True)
+    )
+    columns = {"sentence1": first, "sentence2": second, "labels": [int(each) for each in numbers]}
     return {split: Dataset.from_dict(columns)}
 
 
@@ -161,8 +163,8 @@ def _rows(path: Path, columns: tuple[str, ...], texts: int) -> Iterator[tuple[st
 
 
 def _texts(side: object, place: str) -> list[str]:
-    texts = side if isinstance(side, list) else [side]
+    texts: list[Any] = side if isinstance(side, list) else [side]
     for text in texts:
         if problem := problem_of(text):
             raise UserError(f"{place}: expected texts as candidates, but got {problem}.")
-    return [str(text) for text in texts]
+    return texts
