@@ -52,7 +52,8 @@ def main() -> None:
             seconds = embed(flags, out, processes, moments)
             difference = largest_difference(out, whole, asked.documents)
             print(
-                f"{processes} processes, {len(moments)} kills: the same {asked.documents:,} rows, "
+                f"{processes} process{'es' * (processes > 1)}, {len(moments)} kills: "
+                f"the same {asked.documents:,} rows, "
                 f"{asked.documents / seconds:,.0f} rows/s ({seconds:.0f} s with the starts), "
                 f"largest difference {difference:.1e}",
                 flush=True,
