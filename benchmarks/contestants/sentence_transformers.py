@@ -1,12 +1,15 @@
-"""sentence-transformers: mean pooling on the decoder as it is, MultipleNegativesRankingLoss."""
+"""sentence-transformers: mean pooling on the same decoder, MultipleNegativesRankingLoss."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import snapshot_download
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.losses import MultipleNegativesRankingLoss
 from sentence_transformers.models import Pooling, Transformer
@@ -17,13 +20,37 @@ def build(job: dict[str, Any]) -> Callable[[], None]:
     torch.manual_seed(0)
     dtype = getattr(torch, job["encoder"].get("dtype", "float32"))
     dropout = {"attention_dropout": job["encoder"].get("attention_dropout") or 0.0}
+    folder = _same_decoder(job)
     decoder = Transformer(
-        job["model"], max_seq_length=512, model_args={"dtype": dtype}, config_args=dropout
+        str(folder), max_seq_length=512, model_args={"dtype": dtype}, config_args=dropout
     )
     decoder.tokenizer.pad_token = decoder.tokenizer.pad_token or decoder.tokenizer.eos_token
     pooling = Pooling(decoder.get_word_embedding_dimension(), "mean")
     model = SentenceTransformer(modules=[decoder, pooling], device=job["device"])
     return _encode(job, model) if job["work"] == "encode" else _step(job, model)
+
+
+def _same_decoder(job: dict[str, Any]) -> Path:
+    """The decoder's folder, reading as ours does, and without a chat template.
+
+    sentence-transformers 6 would wrap each text in the template: three times the tokens.
+    """
+    source, folder = Path(job["model"]), Path(job["embeddings"]).with_suffix("")
+    if not source.is_dir():
+        source = Path(snapshot_download(job["model"], revision=job["encoder"].get("revision")))
+    folder.mkdir()
+    for file in source.iterdir():
+        if file.suffix != ".jinja":
+            (folder / file.name).symlink_to(file.resolve())
+    _rewrite(folder / "config.json", {"is_causal": not job["encoder"].get("bidirectional", True)})
+    _rewrite(folder / "tokenizer_config.json", {"chat_template": None})
+    return folder
+
+
+def _rewrite(file: Path, changes: dict[str, Any]) -> None:
+    content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    file.unlink(missing_ok=True)
+    file.write_text(json.dumps(content | changes), encoding="utf-8")
 
 
 def _encode(job: dict[str, Any], model: SentenceTransformer) -> Callable[[], None]:
