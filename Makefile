@@ -19,7 +19,7 @@ demo: .venv/ready  ## Make the embedded decoder bidirectional and train it with 
 test: .venv/ready  ## Run the tests, the slow ones too, on two cores (10 minutes).
 	$(PYTEST)
 
-test-all: .venv/ready  ## Run them on every architecture of transformers too (12 minutes).
+test-all: .venv/ready  ## Run them on every architecture of transformers too (25 minutes).
 	$(PYTEST) --exhaustive
 
 check: .venv/ready  ## Lint, check types, run the documentation's examples.

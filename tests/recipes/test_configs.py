@@ -108,7 +108,7 @@ def test_published_models_have_the_papers_contrastive_numbers(name):
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
 def test_a_shipped_config_says_once_how_long_a_text_is(file):
     config = yaml.safe_load(file.read_text())
-    assert config["encoder"]["max_length"] >= 64
+    assert config["encoder"]["max_length"] >= 32
     assert "max_length" not in str(config["data"])
 
 
