@@ -142,7 +142,12 @@ def _embed(
     bar: tqdm[Any],
 ) -> Tensor:
     if isinstance(device, EncoderPool):
-        embeddings = torch.empty(len(texts), encoder.embedding_size)
+        if device.encoder is not encoder:
+            raise UserError(
+                "The pool in `device` holds another encoder, so the embeddings would be those of "
+                "that one. Start one with this encoder's own `start_pool`."
+            )
+        embeddings = torch.empty(len(texts), encoder.embedding_size, dtype=torch.float32)
         start = 0
         for chunk in device.encode(texts, instructions, batch_size):
             embeddings[start : start + len(chunk)] = chunk

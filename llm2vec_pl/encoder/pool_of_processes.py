@@ -40,6 +40,7 @@ class EncoderPool:
     """
 
     def __init__(self, encoder: Encoder, devices: Sequence[str | torch.device]) -> None:
+        self.encoder = encoder
         self.devices = [str(known_device(device)) for device in devices]
         if not self.devices:
             raise UserError('`device` is a list of no devices. Name one or more, such as ["cpu"].')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 
@@ -26,6 +27,8 @@ def test_several_processes_give_the_embeddings_of_one_until_one_of_them_dies(enc
             shared = encoder.encode(TEXTS, device=pool, **how)
             torch.testing.assert_close(shared, encoder.encode(TEXTS, **how), atol=1e-5, rtol=1e-5)
         assert encoder.encode([], device=pool).shape == (0, 32)
+        with pytest.raises(UserError, match="holds another encoder"):
+            copy.copy(encoder).encode(TEXTS, device=pool)
         os.kill(next(iter(pool._processes._processes)), signal.SIGKILL)
         with pytest.raises(UserError, match="ended before its work did"):
             encoder.encode(TEXTS, device=pool)

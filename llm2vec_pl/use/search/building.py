@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llm2vec_pl.decoder import encoder_contents
+from llm2vec_pl.encoder import text_key
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.files import (
     alone,
@@ -34,7 +35,7 @@ from llm2vec_pl.use.search.index import (
     write_passages,
 )
 from llm2vec_pl.use.search.passages import split
-from llm2vec_pl.use.search.store import KEY, EmbeddingLog, Known, text_key
+from llm2vec_pl.use.search.store import KEY, EmbeddingLog, Known
 
 if TYPE_CHECKING:
     from llm2vec_pl.encoder import Encoder

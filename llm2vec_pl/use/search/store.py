@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,11 +15,7 @@ if TYPE_CHECKING:
     Vectors = NDArray[np.float32]
 
 KEY = np.dtype("S16")
-
-
-def text_key(text: str) -> bytes:
-    """16 bytes that identify a text."""
-    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=KEY.itemsize).digest()
+"""What `text_key` gives for a text."""
 
 
 class Known(NamedTuple):

@@ -1,6 +1,7 @@
 import numpy as np
 
-from llm2vec_pl.use.search.store import KEY, EmbeddingLog, Known, text_key
+from llm2vec_pl.encoder import text_key
+from llm2vec_pl.use.search.store import KEY, EmbeddingLog, Known
 
 
 def keys(*texts: str) -> list[bytes]:
