@@ -25,6 +25,7 @@ from llm2vec_pl.encoder.tokenizer import (
 )
 from llm2vec_pl.encoder.tokenizer_fingerprint import tokenizer_content
 from llm2vec_pl.encoder.weights import cast_weights
+from llm2vec_pl.encoder.words import word_count, word_states
 
 __all__ = [
     "DOCUMENT",
@@ -66,4 +67,6 @@ __all__ = [
     "tokenizer_content",
     "well_formed",
     "whole_batch_size",
+    "word_count",
+    "word_states",
 ]
