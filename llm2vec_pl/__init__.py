@@ -20,10 +20,18 @@ if TYPE_CHECKING:
         PythonDocsSentences,
         Wikipedia,
         WikipediaSentences,
+        WordTask,
     )
     from llm2vec_pl.encoder import Encoder
     from llm2vec_pl.errors import UserError
-    from llm2vec_pl.objectives import MNTP, CausalLM, Contrastive, Distillation, Objective
+    from llm2vec_pl.objectives import (
+        MNTP,
+        CausalLM,
+        Contrastive,
+        Distillation,
+        Objective,
+        TokenClassification,
+    )
 
 __version__ = "0.1.0"
 
@@ -39,9 +47,11 @@ __all__ = [
     "PythonDocs",
     "PythonDocsPairs",
     "PythonDocsSentences",
+    "TokenClassification",
     "UserError",
     "Wikipedia",
     "WikipediaSentences",
+    "WordTask",
     "check_bidirectional",
     "make_bidirectional",
 ]
@@ -76,6 +86,7 @@ __getattr__, __dir__ = lazy_exports(
         "CausalLM": "objectives",
         "Contrastive": "objectives",
         "Distillation": "objectives",
+        "TokenClassification": "objectives",
         "PythonDocs": "data",
         "Wikipedia": "data",
         "Mixture": "data",
@@ -83,6 +94,7 @@ __getattr__, __dir__ = lazy_exports(
         "PythonDocsPairs": "data",
         "PythonDocsSentences": "data",
         "WikipediaSentences": "data",
+        "WordTask": "data",
         "UserError": "errors",
     },
 )

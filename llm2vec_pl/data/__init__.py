@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from llm2vec_pl.data.sentences import PythonDocsSentences, WikipediaSentences
     from llm2vec_pl.data.text_blocks import TextBlocks
     from llm2vec_pl.data.wikipedia import Wikipedia
+    from llm2vec_pl.data.word_task import WordTask
 
 __all__ = [
     "E5",
@@ -31,6 +32,7 @@ __all__ = [
     "TextBlocks",
     "Wikipedia",
     "WikipediaSentences",
+    "WordTask",
     "own_documents",
 ]
 
@@ -47,6 +49,7 @@ __getattr__, __dir__ = lazy_exports(
         "TextBlocks": "text_blocks",
         "Wikipedia": "wikipedia",
         "WikipediaSentences": "sentences",
+        "WordTask": "word_task",
         "own_documents": "retrieval_task",
     },
 )

@@ -25,7 +25,16 @@ from llm2vec_pl.encoder.tokenizer import (
 )
 from llm2vec_pl.encoder.tokenizer_fingerprint import tokenizer_content
 from llm2vec_pl.encoder.weights import cast_weights
-from llm2vec_pl.encoder.words import word_count, word_states
+from llm2vec_pl.encoder.words import (
+    WordTokens,
+    pad_token,
+    pad_words,
+    tokenize_words,
+    word_count,
+    word_places,
+    word_states,
+    word_tokens,
+)
 
 __all__ = [
     "DOCUMENT",
@@ -40,6 +49,7 @@ __all__ = [
     "PackedTexts",
     "TextTokenizer",
     "TokenBatch",
+    "WordTokens",
     "attention_as_on_a_gpu",
     "average_encoders",
     "cast_weights",
@@ -51,6 +61,8 @@ __all__ = [
     "known_device",
     "lengths_of",
     "packed_states",
+    "pad_token",
+    "pad_words",
     "pinned",
     "pinned_flags",
     "pool",
@@ -64,9 +76,12 @@ __all__ = [
     "take",
     "text_key",
     "text_lengths",
+    "tokenize_words",
     "tokenizer_content",
     "well_formed",
     "whole_batch_size",
     "word_count",
+    "word_places",
     "word_states",
+    "word_tokens",
 ]

@@ -6,5 +6,18 @@ from llm2vec_pl.objectives.contrastive import Contrastive
 from llm2vec_pl.objectives.distillation import Distillation
 from llm2vec_pl.objectives.masking import IGNORED
 from llm2vec_pl.objectives.mntp import MNTP
+from llm2vec_pl.objectives.token_classification import TokenClassification
+from llm2vec_pl.objectives.word_objective import WordObjective
+from llm2vec_pl.objectives.word_scores import WordScores
 
-__all__ = ["IGNORED", "MNTP", "CausalLM", "Contrastive", "Distillation", "Objective"]
+__all__ = [
+    "IGNORED",
+    "MNTP",
+    "CausalLM",
+    "Contrastive",
+    "Distillation",
+    "Objective",
+    "TokenClassification",
+    "WordObjective",
+    "WordScores",
+]

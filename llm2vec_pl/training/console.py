@@ -16,6 +16,7 @@ NOISE = (
     r".*isinstance\(treespec, LeafSpec\).*",
     r".*does not have many workers.*",
     r".*You have overridden `on_before_batch_transfer`.*",
+    r".*module\(s\) in eval mode at the start of training.*",  # a frozen encoder
     r".*Experiment logs directory .* exists and is not empty.*",  # when a run is resumed
     r".*Checkpoint directory .* exists and is not empty.*",
 )

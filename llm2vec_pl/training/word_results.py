@@ -1,0 +1,135 @@
+"""What a tagger reaches: measured on validation and test data, over several seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+
+from llm2vec_pl.errors import user_errors
+from llm2vec_pl.files import write_json
+from llm2vec_pl.objectives import TokenClassification
+from llm2vec_pl.training.failures import no_process_left, out_of_memory
+
+TAGGER = "tagger"
+RESULTS = "results.json"
+
+Result = dict[str, Any]
+
+
+def measure_tagger(
+    trainer: Trainer, tagger: TokenClassification, data: LightningDataModule
+) -> Result:
+    """Measures a trained tagger on the validation split, which chooses the shift, and on test.
+
+    It is written to `tagger/` in the run's folder, and the result to `results.json`.
+
+    Args:
+        trainer: the trainer, after `fit`.
+        tagger: with its best weights.
+        data: the data that it was trained on.
+
+    Returns:
+        `shift`, the chosen one; `validation` and `test`, its scores, test only if there is such a
+        split; and `shifts`, the same for each shift that was trained.
+    """
+    with user_errors(), no_process_left(trainer), out_of_memory():
+        found = {"validation": trainer.validate(tagger, data, verbose=False)}
+        if data.test_dataloader():
+            found["test"] = trainer.test(tagger, data, verbose=False)
+    scores = {split: _without_split(metrics[0]) for split, metrics in found.items() if metrics}
+    result: Result = {"shift": tagger.shift}
+    result |= {split: _of_shift(values, None) for split, values in scores.items()}
+    result["shifts"] = {
+        str(shift): {split: _of_shift(values, shift) for split, values in scores.items()}
+        for shift in tagger.shifts
+    }
+    folder = trainer.log_dir
+    if folder is not None and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        write_json(Path(folder) / RESULTS, result)
+        path = tagger.save(Path(folder) / TAGGER)
+        rank_zero_info(f"Wrote {path}: open it with TokenClassification.from_pretrained.")
+    return result
+
+
+def summary(results: Sequence[Result]) -> dict[str, Any]:
+    """The mean and the sample standard deviation of each score over runs.
+
+    Returns:
+        `chosen` and, if both were trained, `shift 0` and `shift 1` -> split -> score -> `mean` and
+        `deviation` (0 for a single run).
+    """
+    shifts = list(results[0]["shifts"])
+    rows: dict[str, list[Result]] = {}
+    if len(shifts) > 1:
+        rows = {f"shift {shift}": [each["shifts"][shift] for each in results] for shift in shifts}
+    rows["chosen"] = list(results)
+    return {name: _over_runs(runs) for name, runs in rows.items()}
+
+
+def print_summary(results: Sequence[Result], score: str, title: str) -> None:
+    """Prints mean and deviation of each score, in percent.
+
+    Args:
+        results: of runs with different seeds.
+        score: the score that decides, `f1` or `accuracy`.
+        title: the line above the table.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = summary(results)
+    table = Table(title=title)
+    table.add_column("", no_wrap=True)
+    columns = _columns(rows["chosen"], score)
+    for split, name in columns:
+        table.add_column(f"{split}\n{name.replace('_', ' ')}", justify="right", no_wrap=True)
+    for row, values in rows.items():
+        table.add_row(row, *(_cell(values[s][n], len(results)) for s, n in columns))
+    console = Console()
+    console.print(table)
+    shifts = ", ".join(str(each["shift"]) for each in results)
+    if len(rows) > 1:
+        console.print(f"chosen on the validation split: shift {shifts}", highlight=False)
+
+
+def _columns(values: dict[str, Any], score: str) -> list[tuple[str, str]]:
+    """The split and the name of each score to show, in reading order."""
+    last = "test" if "test" in values else "validation"
+    names = [score, "precision", "recall", "micro_precision"]
+    shown = [(last, name) for name in names if name in values[last]]
+    return [("validation", score), *shown] if last == "test" else shown
+
+
+def _cell(value: dict[str, float], runs: int) -> str:
+    deviation = f" ± {100 * value['deviation']:.2f}" if runs > 1 else ""
+    return f"{100 * value['mean']:.2f}{deviation}"
+
+
+def _over_runs(runs: Sequence[Result]) -> dict[str, Any]:
+    splits = [split for split in ("validation", "test") if split in runs[0]]
+    return {
+        split: {
+            name: {
+                "mean": mean(run[split][name] for run in runs),
+                "deviation": stdev(run[split][name] for run in runs) if len(runs) > 1 else 0.0,
+            }
+            for name in runs[0][split]
+        }
+        for split in splits
+    }
+
+
+def _without_split(metrics: Any) -> dict[str, float]:
+    return {name.partition("/")[2]: float(value) for name, value in metrics.items()}
+
+
+def _of_shift(metrics: dict[str, float], shift: int | None) -> dict[str, float]:
+    """The scores of a shift; of the chosen one for None. A single shift has no name of its own."""
+    prefix = f"shift_{shift}/"
+    own = {n.removeprefix(prefix): v for n, v in metrics.items() if n.startswith(prefix)}
+    return own or {n: v for n, v in metrics.items() if "/" not in n}

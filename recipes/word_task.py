@@ -1,0 +1,35 @@
+"""Word-level tasks: a linear layer on a frozen encoder tells parts of speech, chunks or entities.
+
+python recipes/word_task.py --data.path conll2003 --data.task ner     the newest run of mntp.py
+python recipes/word_task.py --data.path conll2000 --data.task chunk --seeds 3
+python recipes/word_task.py --encoder.model_name org/name --data.path UD_English-EWT --data.task pos
+"""
+
+from pathlib import Path
+
+from llm2vec_pl.data import WordTask
+from llm2vec_pl.files import write_json
+from llm2vec_pl.objectives import TokenClassification, WordScores
+from llm2vec_pl.training import SeededCommand, measure_tagger, print_summary, summary
+
+if __name__ == "__main__":
+    command = SeededCommand(
+        "word_task",
+        TokenClassification,
+        WordTask,
+        {"trainer.max_steps": 4000},
+        demo=Path(__file__).parent / "configs" / "tiny" / "word_task.yaml",
+        reader=WordTask,
+    )
+    results = []
+    for seed in command.runs():
+        command.fit()
+        measured = measure_tagger(command.trainer, command.model, command.datamodule)
+        results.append({"seed": seed, **measured})
+    if command.trainer.is_global_zero:
+        data = command.datamodule
+        title = f"{data.task} on {Path(data.path).name}, {len(results)} seed(s)"
+        print_summary(results, WordScores.score_of(data.has_spans), title)
+        if not command.trainer.fast_dev_run:
+            write_json(command.root / "results.json", {"mean": summary(results), "runs": results})
+            print(f"Wrote {command.root / 'results.json'}")
