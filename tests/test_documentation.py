@@ -41,7 +41,7 @@ SHORT = {
     "data.batch_size": "4",
     "encoder.compile": "false",
 }
-TRAINS = ("mntp.py", "simcse.py", "supervised.py", "pretrain.py")
+TRAINS = ("mntp.py", "simcse.py", "supervised.py", "pretrain.py", "word_task.py")
 RUNS = (
     *TRAINS, "show_batch.py", "mine.py", "merge.py", "consolidate.py", "memory.py", "search.py",
     "export.py", "embed.py", "evaluate.py",

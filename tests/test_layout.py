@@ -19,7 +19,7 @@ ROOMS = (
 """Each imports from those before it."""
 
 PARTS = {
-    "data": ("files", "blocks", "examples", "resuming"),
+    "data": ("files", "blocks", "examples", "resuming", "words"),
     "evaluation": ("mteb",),
     "training": ("memory", "pipeline"),
     "use": ("bulk", "export", "search", "server"),
