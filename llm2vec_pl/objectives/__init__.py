@@ -3,8 +3,18 @@
 from llm2vec_pl.objectives.base import Objective
 from llm2vec_pl.objectives.causal_lm import CausalLM
 from llm2vec_pl.objectives.contrastive import Contrastive
+from llm2vec_pl.objectives.cosent import AnglE, CoSENT
 from llm2vec_pl.objectives.distillation import Distillation
 from llm2vec_pl.objectives.masking import IGNORED
 from llm2vec_pl.objectives.mntp import MNTP
 
-__all__ = ["IGNORED", "MNTP", "CausalLM", "Contrastive", "Distillation", "Objective"]
+__all__ = [
+    "IGNORED",
+    "MNTP",
+    "AnglE",
+    "CausalLM",
+    "CoSENT",
+    "Contrastive",
+    "Distillation",
+    "Objective",
+]
