@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         Contrastive,
         CoSENT,
         Distillation,
+        GISTEmbed,
         Objective,
     )
 
@@ -45,6 +46,7 @@ __all__ = [
     "Contrastive",
     "Distillation",
     "Encoder",
+    "GISTEmbed",
     "GradedPairs",
     "Mixture",
     "Objective",
@@ -90,6 +92,7 @@ __getattr__, __dir__ = lazy_exports(
         "AnglE": "objectives",
         "Contrastive": "objectives",
         "Distillation": "objectives",
+        "GISTEmbed": "objectives",
         "PythonDocs": "data",
         "Wikipedia": "data",
         "Mixture": "data",

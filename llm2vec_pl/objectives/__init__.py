@@ -5,6 +5,7 @@ from llm2vec_pl.objectives.causal_lm import CausalLM
 from llm2vec_pl.objectives.contrastive import Contrastive
 from llm2vec_pl.objectives.cosent import AnglE, CoSENT
 from llm2vec_pl.objectives.distillation import Distillation
+from llm2vec_pl.objectives.gist import GISTEmbed
 from llm2vec_pl.objectives.masking import IGNORED
 from llm2vec_pl.objectives.mntp import MNTP
 
@@ -16,5 +17,6 @@ __all__ = [
     "CoSENT",
     "Contrastive",
     "Distillation",
+    "GISTEmbed",
     "Objective",
 ]
