@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from llm2vec_pl.bidirectional import check_bidirectional, make_bidirectional
     from llm2vec_pl.data import (
         E5,
+        GradedPairs,
         Mixture,
         PythonDocs,
         PythonDocsPairs,
@@ -26,9 +27,12 @@ if TYPE_CHECKING:
     from llm2vec_pl.errors import UserError
     from llm2vec_pl.objectives import (
         MNTP,
+        AnglE,
         CausalLM,
         Contrastive,
+        CoSENT,
         Distillation,
+        GISTEmbed,
         Objective,
         TokenClassification,
     )
@@ -38,10 +42,14 @@ __version__ = "0.1.0"
 __all__ = [
     "E5",
     "MNTP",
+    "AnglE",
     "CausalLM",
+    "CoSENT",
     "Contrastive",
     "Distillation",
     "Encoder",
+    "GISTEmbed",
+    "GradedPairs",
     "Mixture",
     "Objective",
     "PythonDocs",
@@ -84,13 +92,17 @@ __getattr__, __dir__ = lazy_exports(
         "Objective": "objectives",
         "MNTP": "objectives",
         "CausalLM": "objectives",
+        "CoSENT": "objectives",
+        "AnglE": "objectives",
         "Contrastive": "objectives",
         "Distillation": "objectives",
         "TokenClassification": "objectives",
+        "GISTEmbed": "objectives",
         "PythonDocs": "data",
         "Wikipedia": "data",
         "Mixture": "data",
         "E5": "data",
+        "GradedPairs": "data",
         "PythonDocsPairs": "data",
         "PythonDocsSentences": "data",
         "WikipediaSentences": "data",

@@ -12,6 +12,7 @@ from llm2vec_pl import lazy_exports
 if TYPE_CHECKING:
     from llm2vec_pl.data.contrastive_data import ContrastiveData
     from llm2vec_pl.data.e5 import E5
+    from llm2vec_pl.data.graded_pairs import GradedPairs
     from llm2vec_pl.data.mixture import Mixture
     from llm2vec_pl.data.python_docs import PythonDocs
     from llm2vec_pl.data.python_docs_pairs import PythonDocsPairs
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "E5",
     "ContrastiveData",
+    "GradedPairs",
     "Mixture",
     "PythonDocs",
     "PythonDocsPairs",
@@ -41,6 +43,7 @@ __getattr__, __dir__ = lazy_exports(
     {
         "ContrastiveData": "contrastive_data",
         "E5": "e5",
+        "GradedPairs": "graded_pairs",
         "Mixture": "mixture",
         "PythonDocs": "python_docs",
         "PythonDocsPairs": "python_docs_pairs",
