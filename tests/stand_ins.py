@@ -29,9 +29,15 @@ def write_stand_ins(folder: Path) -> None:
     texts = [f"Text number {i} is about {i} lakes and {'rivers ' * (i % 5)}" for i in range(120)]
     pairs = [{"query": f"where is {i}?", "positive": text} for i, text in enumerate(texts)]
     triplets = [{**pair, "negative": ["elsewhere", f"not {i}"]} for i, pair in enumerate(pairs)]
-    write_rows(folder / "articles.jsonl", [{"body": text} for text in texts])
+    write_rows(folder / "articles.jsonl", [{"body": f"{text} " * 8} for text in texts])
     write_rows(folder / "pairs.jsonl", pairs)
     write_rows(folder / "triplets.jsonl", triplets)
+    alike = {
+        "query": "The bat slept.",
+        "positive": "The bat hung there.",
+        "negative": "The bat is white.",
+    }
+    write_rows(folder / "my_triples.jsonl", [alike] * 3)
     for task in ("nq", "allnli"):
         write_rows(folder / "echo-data" / f"{task}.jsonl", triplets)
     for name in ("sentences.txt", "texts.txt"):

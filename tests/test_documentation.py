@@ -44,7 +44,7 @@ SHORT = {
 TRAINS = ("mntp.py", "simcse.py", "supervised.py", "pretrain.py", "word_task.py")
 RUNS = (
     *TRAINS, "show_batch.py", "mine.py", "merge.py", "consolidate.py", "memory.py", "search.py",
-    "export.py", "embed.py", "evaluate.py",
+    "export.py", "embed.py", "evaluate.py", "analyse.py",
 )  # fmt: skip
 NAMES = re.compile(r"model(?:_name)?:? ([\w-]+/[\w.-]+)")
 ELSEWHERE = re.compile(
@@ -63,8 +63,10 @@ def runs_here(command: Shown) -> bool:
 
 
 def shortened(command: Shown) -> list[str]:
-    """The command's flags, for two steps on the CPU where it trains."""
+    """The command's flags, for two steps on the CPU where it trains, and for few texts."""
     asks = any("help" in flag or flag == "--print_config" for flag in command.flags)
+    if command.recipe == "analyse.py":
+        return [*command.flags, "--limit", "8"]
     if command.recipe not in TRAINS or asks:
         return command.flags
     return [*command.flags, *(word for k, v in SHORT.items() for word in (f"--{k}", v))]

@@ -20,7 +20,7 @@ ROOMS = (
 
 PARTS = {
     "data": ("files", "blocks", "examples", "resuming", "words"),
-    "evaluation": ("mteb",),
+    "evaluation": ("mteb", "analysis"),
     "training": ("memory", "pipeline"),
     "use": ("bulk", "export", "search", "server"),
 }

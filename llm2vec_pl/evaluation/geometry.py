@@ -1,7 +1,8 @@
-"""Alignment and uniformity: how close positives are, and how evenly texts fill the sphere.
+"""How close positives are, and how embeddings fill the space: four numbers.
 
-Wang and Isola 2020, "Understanding Contrastive Representation Learning through Alignment and
-Uniformity on the Hypersphere", sections 4.1 and 4.2, with their constants. Lower is better in both.
+Alignment and uniformity: Wang and Isola 2020, "Understanding Contrastive Representation Learning
+through Alignment and Uniformity on the Hypersphere", sections 4.1 and 4.2, with their constants.
+Lower is better in both. Anisotropy and the effective rank have sources of their own.
 """
 
 from __future__ import annotations
@@ -67,3 +68,53 @@ def uniformity(embeddings: Tensor, t: float = 2.0, chunk_size: int = 1024) -> Te
         potentials = (2 * t * (cosines - 1)).double().exp()  # |x - y|^2 = 2 - 2 cos
         total = total + potentials.sum() - potentials[rows, rows + start].sum()  # not with itself
     return (total / (count * (count - 1))).log().float()
+
+
+def anisotropy(embeddings: Tensor) -> Tensor:
+    """The mean cosine of all pairs of distinct texts (Ethayarajh 2019, section 3.4).
+
+    Args:
+        embeddings: embeddings of N texts, (N, D), of any norm: they are normalised here.
+
+    Returns:
+        A scalar in [-1, 1]: 1 if all texts point in the same direction, 0 if in all directions.
+
+    Raises:
+        ValueError: for fewer than two texts.
+
+    >>> anisotropy(torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0]])).item()  # 0, -1 and 0
+    -0.3333333432674408
+    """
+    count = len(embeddings)
+    if count < 2:
+        raise ValueError(f"anisotropy expects at least two embeddings, but got {count}.")
+    points = F.normalize(embeddings.double())
+    # The square of the sum holds all pairs, and each text with itself.
+    total = points.sum(dim=0).square().sum() - points.square().sum()
+    return (total / (count * (count - 1))).float()
+
+
+def effective_rank(embeddings: Tensor) -> Tensor:
+    """How many dimensions embeddings use: RankMe (Garrido et al. 2023, equation 1).
+
+    The exponential of the entropy of the singular values, divided by their sum.
+
+    Args:
+        embeddings: embeddings of N texts, (N, D), as they are: neither normalised nor centred.
+
+    Returns:
+        A scalar in [1, min(N, D)]; 0 if all embeddings are 0.
+
+    Raises:
+        ValueError: if there are no embeddings.
+
+    >>> effective_rank(torch.eye(4)).round()
+    tensor(4.)
+    """
+    if not embeddings.numel():
+        raise ValueError("effective_rank expects at least one embedding, but got none.")
+    values = torch.linalg.svdvals(embeddings.double())
+    if not values.sum():
+        return torch.zeros(())
+    shares = values / values.sum()
+    return torch.special.entr(shares).sum().exp().float()

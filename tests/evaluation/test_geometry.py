@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from llm2vec_pl.evaluation import alignment, uniformity
+from llm2vec_pl.evaluation import alignment, anisotropy, effective_rank, uniformity
 
 
 def test_they_are_those_of_the_papers_code():
@@ -46,3 +46,32 @@ def test_wrong_shapes_are_clear_errors():
         alignment(torch.ones(2, 3), torch.ones(1, 3))
     with pytest.raises(ValueError, match="at least two embeddings, but got 1"):
         uniformity(torch.ones(1, 3))
+
+
+def test_anisotropy_is_the_mean_cosine_of_all_pairs():
+    points = torch.randn(30, 8) + 0.5
+    unit = F.normalize(points, dim=1)
+    pairs = (unit @ unit.T)[torch.ones(30, 30).triu(1) > 0]
+    torch.testing.assert_close(anisotropy(points), pairs.mean())
+    assert anisotropy(torch.ones(5, 3)).item() == pytest.approx(1.0)
+    assert anisotropy(torch.randn(500, 256)).item() == pytest.approx(0.0, abs=0.01)
+
+
+@pytest.mark.parametrize("rank", [1, 3, 7])
+def test_the_effective_rank_of_equal_directions_is_their_number(rank):
+    rotation = torch.linalg.qr(torch.randn(10, 10)).Q
+    points = torch.cat([torch.eye(10)[:rank] @ rotation] * 4)  # each direction four times
+    assert effective_rank(points).item() == pytest.approx(rank, abs=1e-4)
+    assert effective_rank(100 * points).item() == pytest.approx(rank, abs=1e-4)
+
+
+def test_the_effective_rank_lies_between_1_and_the_dimension():
+    assert 1 < effective_rank(torch.randn(50, 8) + 2).item() < 8
+    assert effective_rank(torch.zeros(4, 4)).item() == 0
+
+
+def test_nothing_to_measure_is_an_error():
+    with pytest.raises(ValueError, match="at least two embeddings, but got 1"):
+        anisotropy(torch.ones(1, 3))
+    with pytest.raises(ValueError, match="at least one embedding"):
+        effective_rank(torch.ones(0, 3))
