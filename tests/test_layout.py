@@ -20,7 +20,7 @@ ROOMS = (
 
 PARTS = {
     "data": ("files", "blocks", "examples", "resuming", "words"),
-    "evaluation": ("mteb", "analysis"),
+    "evaluation": ("mteb", "analysis", "word_probe"),
     "training": ("memory", "pipeline"),
     "use": ("bulk", "export", "search", "server"),
 }

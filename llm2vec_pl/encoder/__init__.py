@@ -9,7 +9,7 @@ from llm2vec_pl.encoder.lengths import lengths_of, pinned, require, send, text_l
 from llm2vec_pl.encoder.origin import pinned_flags, recorded_origin, require_same_origin
 from llm2vec_pl.encoder.output import require_output
 from llm2vec_pl.encoder.packed_attention import PACKED, install_packing, packed_states
-from llm2vec_pl.encoder.packing import PackedTexts
+from llm2vec_pl.encoder.packing import PackedTexts, batches_by_length
 from llm2vec_pl.encoder.pool_of_processes import EncoderPool, known_device
 from llm2vec_pl.encoder.pooling import pool
 from llm2vec_pl.encoder.prompts import DOCUMENT, QUERY, chosen_prompt, first_of
@@ -52,6 +52,7 @@ __all__ = [
     "WordTokens",
     "attention_as_on_a_gpu",
     "average_encoders",
+    "batches_by_length",
     "cast_weights",
     "chosen_prompt",
     "each_instruction",

@@ -188,19 +188,23 @@ class Objective(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW on the trainable weights, with warm-up and decay that fit the run's length."""
-        from transformers import get_scheduler
-
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
             raise UserError(
                 "The learning rate's schedule needs the length of the run, but it has no limit. "
                 "Set `Trainer(max_steps=N)` or `Trainer(max_epochs=N)`."
             )
+        return self.optimizers_for(int(steps))
+
+    def optimizers_for(self, steps: int) -> OptimizerLRSchedulerConfig:
+        """The optimizer and its schedule for a run of so many steps."""
+        from transformers import get_scheduler
+
         warmup = self.warmup_steps if self.warmup_steps >= 1 else self.warmup_steps * steps
         optimizer = self.optimizer()
         # transformers' own "constant" has no warm-up.
         schedule = "constant_with_warmup" if self.schedule == "constant" else self.schedule
-        scheduler = get_scheduler(schedule, optimizer, round(warmup), int(steps))
+        scheduler = get_scheduler(schedule, optimizer, round(warmup), steps)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},

@@ -2,12 +2,13 @@
 
 from llm2vec_pl.data.words.sentence import Layout, Sentence, WordTaskName
 from llm2vec_pl.data.words.splits import WordSplit, read_splits
-from llm2vec_pl.data.words.tagged import TaggedSentences, word_batch
+from llm2vec_pl.data.words.tagged import TaggedSentence, TaggedSentences, word_batch
 from llm2vec_pl.data.words.tags import label_order
 
 __all__ = [
     "Layout",
     "Sentence",
+    "TaggedSentence",
     "TaggedSentences",
     "WordSplit",
     "WordTaskName",

@@ -1,0 +1,101 @@
+"""Training and measuring a probe on hidden states that are kept on disk.
+
+The layer, its loss, its optimizer and its scores are those of `TokenClassification`. Lightning's
+Trainer is left out: it takes several times as long as the steps, which are a few small products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+
+from llm2vec_pl.data.words import WordSplit
+from llm2vec_pl.encoder import Encoder
+from llm2vec_pl.evaluation.word_probe.task import ProbedSplits
+from llm2vec_pl.objectives import TokenClassification
+
+BATCH_SIZE = 8  # sentences, the paper's
+MEASURED_AT_ONCE = 64  # sentences
+STEPS = 4000
+
+Scores = dict[str, float]
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """Stands for an encoder whose states are on disk.
+
+    Args:
+        embedding_size: D.
+    """
+
+    embedding_size: int
+    lora_rank: int = 0
+    is_loaded: bool = True
+
+
+def probe(
+    splits: ProbedSplits, layer: int, seed: int, steps: int = STEPS
+) -> dict[str, dict[str, Scores]]:
+    """Trains a linear layer for each shift, both on the same batches, and measures it.
+
+    Args:
+        splits: the sentences with their states.
+        layer: whose states to read.
+        seed: of the weights, of dropout and of the order of the sentences.
+        steps: batches of 8 sentences; the learning rate falls to 0 with the last.
+
+    Returns:
+        shift -> split (`validation`, `test`) -> score -> value.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tagger = _train(splits, layer, steps)
+    tagger.eval()
+    found: dict[str, dict[str, Scores]] = {str(shift): {} for shift in splits.shifts}
+    for split in splits.sentences:
+        if split != "train":
+            for shift, scores in _measure(tagger, splits, layer, split).items():
+                found[shift][split] = scores
+    return found
+
+
+def _train(splits: ProbedSplits, layer: int, steps: int) -> TokenClassification:
+    encoder = cast(Encoder, StandIn(splits.size(layer)))
+    tagger = TokenClassification(encoder, "auto" if len(splits.shifts) > 1 else 0)
+    tagger.make_heads(splits.labels, splits.has_spans)
+    configured: Any = tagger.optimizers_for(steps)
+    optimizer, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+    for _, sentences in zip(range(steps), _orders(len(splits.sentences["train"])), strict=False):
+        loss = tagger.loss(splits.batch("train", layer, sentences))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+    return tagger
+
+
+def _orders(count: int) -> Iterator[list[int]]:
+    """Batches of sentences without an end, in another order each epoch."""
+    while True:
+        order = torch.randperm(count).tolist()
+        for start in range(0, count, BATCH_SIZE):
+            yield order[start : start + BATCH_SIZE]
+
+
+@torch.no_grad()
+def _measure(
+    tagger: TokenClassification, splits: ProbedSplits, layer: int, split: WordSplit
+) -> dict[str, Scores]:
+    for start in range(0, count := len(splits.sentences[split]), MEASURED_AT_ONCE):
+        rows = range(start, min(start + MEASURED_AT_ONCE, count))
+        tagger.validation_step(splits.batch(split, layer, rows), 0)
+    found: dict[str, Scores] = {}
+    for shift, metric in tagger.scores.items():
+        scores: Any = metric
+        found[shift] = {name: float(value) for name, value in scores.compute().items()}
+        scores.reset()
+    return found
