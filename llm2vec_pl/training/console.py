@@ -29,6 +29,9 @@ def silence_noise() -> None:
     for name in ("utilities.rank_zero", "trainer.connectors.logger_connector.logger_connector"):
         logger = logging.getLogger(f"lightning.pytorch.{name}")
         logger.addFilter(lambda record: "litlogger" not in record.getMessage())
+    # That a kernel for 4-bit weights on some CPUs could be fetched from the hub.
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    logger.addFilter(lambda record: "gemm_4bit_forward" not in record.getMessage())
 
 
 class RunProgressBar(RichProgressBar):
