@@ -119,7 +119,8 @@ def _shown(values: dict[str, Any], score: str) -> list[tuple[str, str]]:
     last = "test" if "test" in values else "validation"
     names = [score, "precision", "recall", "micro_precision"]
     shown = [(last, name) for name in names if name in values[last]]
-    return [("validation", score), *shown] if last == "test" else shown
+    first = [("validation", score)] if last == "test" and "validation" in values else []
+    return [*first, *shown]
 
 
 def _cell(value: dict[str, float], runs: int) -> str:

@@ -103,6 +103,13 @@ def test_dropout_is_on_in_training_and_off_in_measuring(tagger_and_run):
     assert not tagger.encoder.training
 
 
+def test_a_frozen_encoder_may_be_quantized(folder):
+    encoder = Encoder("tiny", lora_rank=0, quantization="nf4", max_length=64)
+    _, _, trainer = trained(encoder, folder, steps=2)
+    assert trainer.global_step == 2
+    assert not any(weight.requires_grad for weight in encoder.parameters())
+
+
 def test_sentences_are_tagged_and_words_without_a_token_get_none(tagger_and_run):
     tagger, _, _ = tagger_and_run
     words = ["The", "train", "from", "", "Oslo", "left", "."]
