@@ -200,8 +200,8 @@ class TokenClassification(WordObjective):
         """
         recorded, weights, encoder = read_tagger(Path(folder), overrides)
         tagger = cls(encoder, recorded["shift"])
-        tagger.labels, tagger.has_spans = recorded["labels"], recorded["has_spans"]
-        tagger.build(tagger.labels)
+        tagger.has_spans = recorded["has_spans"]
+        tagger.build_for(recorded["labels"])
         tagger.heads[str(tagger.shift)].load_state_dict(weights)
         return tagger.eval()
 
@@ -212,9 +212,10 @@ class TokenClassification(WordObjective):
         labels, tags = batch["labels"], batch["tags"]
         lengths = [len(each) for each in tags]
         for shift, each in zip(self.shifts, logits, strict=True):
+            scores: Any = self.scores[str(shift)]
             losses = F.cross_entropy(each, labels, ignore_index=IGNORED, reduction="none")
             predicted: Sequence[Tags] = self.tags_of(each, batch["word_places"], lengths)
-            self.scores[str(shift)].update(predicted, tags, losses[labels != IGNORED])
+            scores.update(predicted, tags, losses[labels != IGNORED])
 
     def _computed(self) -> dict[int, dict[str, Tensor]]:
         found = {}
@@ -226,7 +227,7 @@ class TokenClassification(WordObjective):
 
     def _log_scores(self, split: str, found: dict[int, dict[str, Tensor]]) -> None:
         for name, value in found[self.shift].items():
-            self.log(f"{split}/{name}", value, prog_bar=name in ("accuracy", "f1"))
+            self.log(f"{split}/{name}", value, sync_dist=True)
         for shift in self.shifts if len(self.shifts) > 1 else ():
             for name, value in found[shift].items():
-                self.log(f"{split}/shift_{shift}/{name}", value)
+                self.log(f"{split}/shift_{shift}/{name}", value, sync_dist=True)

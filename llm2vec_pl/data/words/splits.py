@@ -16,6 +16,7 @@ from llm2vec_pl.errors import UserError
 WordSplit = Literal["train", "validation", "test"]
 Sentences = dict[WordSplit, list[Sentence]]
 HELD_OUT_PERCENT = 10
+_CONVERTED = "refs/convert/parquet"  # the hub's own copy of a data set as Parquet
 
 
 def read_splits(
@@ -38,10 +39,11 @@ def read_splits(
         UserError: with file and line, if anything cannot be read.
     """
     local = local_path(path)
+    notes: list[str] = []
     if local is None:
-        read, notes = _of_the_hub(path, subset, layout), []
+        read = _of_the_hub(path, subset, layout)
     elif local.is_dir() and (local / "dataset_dict.json").exists():
-        read, notes = _of_dataset(path, _load_from_disk(local), layout), []
+        read = _of_dataset(path, _load_from_disk(local), layout)
     else:
         files, notes = _files(local)
         read = {s: [each for f in found for each in _read(f, layout)] for s, found in files.items()}
@@ -107,7 +109,12 @@ def _of_the_hub(path: str, subset: str | None, layout: Layout) -> dict[WordSplit
     from datasets import load_dataset
 
     try:
-        found = load_dataset(path, subset)
+        try:
+            found = load_dataset(path, subset)
+        except RuntimeError as error:  # many of these data sets are scripts, as CoNLL-2003
+            if "scripts" not in str(error):
+                raise
+            found = load_dataset(path, subset, revision=_CONVERTED)
     except Exception as error:
         raise UserError(
             f"`path={path!r}` is not a local file or folder, and it cannot be loaded from the hub "
