@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         Wikipedia,
         WikipediaSentences,
     )
-    from llm2vec_pl.encoder import Encoder
+    from llm2vec_pl.encoder import Encoder, MultiVectorEncoder
     from llm2vec_pl.errors import UserError
     from llm2vec_pl.objectives import (
         MNTP,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         CoSENT,
         Distillation,
         GISTEmbed,
+        LateInteraction,
         Objective,
     )
 
@@ -48,7 +49,9 @@ __all__ = [
     "Encoder",
     "GISTEmbed",
     "GradedPairs",
+    "LateInteraction",
     "Mixture",
+    "MultiVectorEncoder",
     "Objective",
     "PythonDocs",
     "PythonDocsPairs",
@@ -83,6 +86,7 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "Encoder": "encoder",
+        "MultiVectorEncoder": "encoder",
         "make_bidirectional": "bidirectional",
         "check_bidirectional": "bidirectional",
         "Objective": "objectives",
@@ -93,6 +97,7 @@ __getattr__, __dir__ = lazy_exports(
         "Contrastive": "objectives",
         "Distillation": "objectives",
         "GISTEmbed": "objectives",
+        "LateInteraction": "objectives",
         "PythonDocs": "data",
         "Wikipedia": "data",
         "Mixture": "data",
