@@ -107,7 +107,7 @@ def _vectors(
     vectors = F.pad(vectors, (0, 0, 0, longest - vectors.shape[1]))
     device = next(encoder.parameters()).device
     gathered = gather_rows(vectors.to(device), [len(own)] * ranks).cpu()  # rank after rank
-    dealt = gathered.unflatten(0, (ranks, len(own))).transpose(0, 1).flatten(0, 1)
+    dealt: Tensor = gathered.unflatten(0, (ranks, len(own))).transpose(0, 1).flatten(0, 1)
     return dealt[: len(texts)]
 
 
