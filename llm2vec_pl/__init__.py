@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         WikipediaSentences,
         WordTask,
     )
-    from llm2vec_pl.encoder import Encoder
+    from llm2vec_pl.encoder import Encoder, MultiVectorEncoder
     from llm2vec_pl.errors import UserError
     from llm2vec_pl.objectives import (
         MNTP,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         CoSENT,
         Distillation,
         GISTEmbed,
+        LateInteraction,
         Objective,
         TokenClassification,
     )
@@ -50,7 +51,9 @@ __all__ = [
     "Encoder",
     "GISTEmbed",
     "GradedPairs",
+    "LateInteraction",
     "Mixture",
+    "MultiVectorEncoder",
     "Objective",
     "PythonDocs",
     "PythonDocsPairs",
@@ -87,6 +90,7 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "Encoder": "encoder",
+        "MultiVectorEncoder": "encoder",
         "make_bidirectional": "bidirectional",
         "check_bidirectional": "bidirectional",
         "Objective": "objectives",
@@ -98,6 +102,7 @@ __getattr__, __dir__ = lazy_exports(
         "Distillation": "objectives",
         "TokenClassification": "objectives",
         "GISTEmbed": "objectives",
+        "LateInteraction": "objectives",
         "PythonDocs": "data",
         "Wikipedia": "data",
         "Mixture": "data",

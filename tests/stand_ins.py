@@ -54,7 +54,7 @@ def write_stand_ins(folder: Path) -> None:
         {"sentence1": one, "sentence2": other, "score": i % 6}
         for i, (one, other) in enumerate(zip(texts, texts[::-1], strict=True))
     ]
-    for name in ("stsb_dev.jsonl", "stsb_test.jsonl"):
+    for name in ("stsb_train.jsonl", "stsb_dev.jsonl", "stsb_test.jsonl"):
         write_rows(folder / name, scored)
     write_rows(folder / "my_data" / "sts" / "mine.jsonl", scored[:20])
     write_gguf(few_tokens(), folder / "model.gguf")

@@ -24,6 +24,7 @@ from stand_ins import publish_llm2vec, write_stand_ins
 from standard_library_docs import fill_cache
 
 from llm2vec_pl.decoder.short_names import PACKAGED
+from llm2vec_pl.encoder import new_projection, save_projection
 
 COMMANDS = commands()
 RECIPES = [command for command in COMMANDS if command.recipe]
@@ -41,7 +42,9 @@ SHORT = {
     "data.batch_size": "4",
     "encoder.compile": "false",
 }
-TRAINS = ("mntp.py", "simcse.py", "supervised.py", "pretrain.py", "word_task.py")
+TRAINS = (
+    "mntp.py", "simcse.py", "supervised.py", "graded.py", "pretrain.py", "word_task.py",
+)  # fmt: skip
 RUNS = (
     *TRAINS, "show_batch.py", "mine.py", "merge.py", "consolidate.py", "memory.py", "search.py",
     "export.py", "embed.py", "evaluate.py", "analyse.py",
@@ -95,6 +98,9 @@ def fill(folder: Path) -> None:
     (folder / "config.yaml").write_text(config.read_text())
     for name in ("simcse-1", "simcse-2"):  # runs to be averaged
         shutil.copytree(folder / "runs" / "simcse", folder / "runs" / name)
+    shutil.copytree(folder / "runs" / "simcse", folder / "runs" / "late")
+    (encoder,) = (folder / "runs" / "late").rglob("encoder")
+    save_projection(new_projection(256, 128).weight, encoder)  # as LateInteraction leaves it
 
 
 @pytest.fixture(scope="module")

@@ -114,8 +114,9 @@ class GradedPairs(ContrastiveData):
                 f"{source.place('train')}: expected pairs with at least two different scores, to "
                 f"have an order, but got {len(train)} to train on, all with the same score."
             )
-        examples = map(_examples, (train, validation))
-        return Task(source.name, *examples, instruction=self.instruction, notes=notes)
+        return Task(
+            source.name, _examples(train), _examples(validation), self.instruction, notes=notes
+        )
 
     def _pairs(self, source: TaskSource, split: Split) -> list[ScoredPair]:
         pairs: list[ScoredPair] = []

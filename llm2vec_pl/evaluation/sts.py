@@ -23,7 +23,7 @@ from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.evaluation.embedding import embedder
 
-COLUMNS = tuple(PairColumns())
+COLUMNS: tuple[str, str, str] = PairColumns()[:3]
 
 
 @dataclass(frozen=True)

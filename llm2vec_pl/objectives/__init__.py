@@ -6,6 +6,7 @@ from llm2vec_pl.objectives.contrastive import Contrastive
 from llm2vec_pl.objectives.cosent import AnglE, CoSENT
 from llm2vec_pl.objectives.distillation import Distillation
 from llm2vec_pl.objectives.gist import GISTEmbed
+from llm2vec_pl.objectives.late_interaction import LateInteraction
 from llm2vec_pl.objectives.masking import IGNORED
 from llm2vec_pl.objectives.mntp import MNTP
 from llm2vec_pl.objectives.token_classification import TokenClassification
@@ -21,6 +22,7 @@ __all__ = [
     "Contrastive",
     "Distillation",
     "GISTEmbed",
+    "LateInteraction",
     "Objective",
     "TokenClassification",
     "WordObjective",

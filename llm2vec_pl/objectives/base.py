@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -52,6 +53,9 @@ class Objective(LightningModule):
 
     reads_texts = False
     """Whether the batches of contrastive data shall hold their texts, for use on the host."""
+
+    opened_by = "Encoder"
+    """The class that opens what a run leaves."""
 
     def __init__(
         self,
@@ -222,6 +226,9 @@ class Objective(LightningModule):
     def notes(self) -> dict[str, Any]:
         """What `llm2vec_config.json` says about the training, for users of the encoder."""
         return {}
+
+    def save_beside(self, folder: Path) -> None:
+        """Writes what users of the encoder need beside it into its folder; nothing by default."""
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """A copy of a batch whose token batches are `prepared`, ready for the device.

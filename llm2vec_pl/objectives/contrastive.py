@@ -143,10 +143,7 @@ class Contrastive(Objective):
                 "have a negative (`max_negatives` above 0)."
             )
         options = {**self._options(texts), "symmetric": self.symmetric, "rows": rows}
-        losses = [
-            info_nce(*(part[..., :dim] for part in texts[:3]), self.temperature, **options)
-            for dim in self.dims
-        ]
+        losses = [info_nce(*texts.parts(dim), self.temperature, **options) for dim in self.dims]
         if self._trainer is not None:
             self._log(texts, rows)
         loss = torch.stack(losses).mean() * (share if torch.is_grad_enabled() else 1.0)
@@ -160,8 +157,8 @@ class Contrastive(Objective):
         Each rank computes all of it: `gather` adds up what the mean over ranks divides.
         """
         kinds = 3 if len(texts.negatives) else 2
-        ids = texts.ids and texts.ids[:kinds]
-        losses = [spread_out([p[:, :dim] for p in texts[:kinds]], ids) for dim in self.dims]
+        ids = None if texts.ids is None else list(texts.ids)[:kinds]
+        losses = [spread_out(texts.parts(dim)[:kinds], ids) for dim in self.dims]
         loss = torch.stack(losses).mean()
         if self._trainer is not None:
             self.log_mean("spread_out", loss, len(texts.queries))
@@ -188,10 +185,14 @@ class Contrastive(Objective):
             drew = not torch.equal(before, random_state(device))
             check_views(self.encoder, batch, queries, positives, drew)
         index = torch.empty(0, dtype=torch.long, device=device)
-        if negatives:
-            index = batch["negative"]["query_index"]
-        known = [self._each(batch, key) for key in ("text_id", "guide")]
-        return Texts(queries, positives, *(negatives or [queries[:0]]), index, *known)
+        return Texts(
+            queries=queries,
+            positives=positives,
+            negatives=negatives[0] if negatives else queries[:0],
+            query_index=batch["negative"]["query_index"] if negatives else index,
+            ids=self._each(batch, "text_id"),
+            guide=self._each(batch, "guide"),
+        )
 
     def score(self, queries: Tensor, candidates: Tensor) -> Tensor:
         """Cosine of each query with each candidate, (R, D) and (C, D) -> (R, C)."""

@@ -24,6 +24,10 @@ class Texts(NamedTuple):
     ids: EachText | None
     guide: EachText | None = None
 
+    def parts(self, dim: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, positives and negatives; only their leading dimensions if `dim` is given."""
+        return self.queries[..., :dim], self.positives[..., :dim], self.negatives[..., :dim]
+
 
 def gather(texts: Texts) -> tuple[Texts, slice, float]:
     """The texts of all ranks, which queries are this rank's, and the weight of this rank's mean.
@@ -40,9 +44,18 @@ def gather(texts: Texts) -> tuple[Texts, slice, float]:
     def everyone(parts: EachText | None) -> EachText | None:
         return parts and EachText(*map(gather_rows, parts, of_each))
 
-    embedded = map(gather_rows, map(_widened, texts[:3]), of_each)
-    index = gather_rows(texts.query_index + before, negatives)
-    gathered = Texts(*embedded, index, everyone(texts.ids), everyone(texts.guide))
+    embedded = [
+        gather_rows(_widened(part), count)
+        for part, count in zip(texts.parts(), of_each, strict=True)
+    ]
+    gathered = Texts(
+        queries=embedded[0],
+        positives=embedded[1],
+        negatives=embedded[2],
+        query_index=gather_rows(texts.query_index + before, negatives),
+        ids=everyone(texts.ids),
+        guide=everyone(texts.guide),
+    )
     return gathered, rows, queries[rank] * ranks / sum(queries)
 
 

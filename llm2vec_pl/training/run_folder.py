@@ -72,8 +72,9 @@ def save_run(trainer: Trainer, recipe: str, config: Any, kept: Kept) -> Path | N
         "config": as_json(config),
     }
     module.encoder.notes |= module.notes()
-    path = save_encoder(module.encoder, Path(folder) / ENCODER, stage, weights)
-    rank_zero_info(f"Wrote {path}: open it with Encoder.from_pretrained({str(path)!r}).")
+    path = save_encoder(module.encoder, Path(folder) / ENCODER, stage, weights, module.save_beside)
+    opened = f"{module.opened_by}.from_pretrained({str(path)!r})"
+    rank_zero_info(f"Wrote {path}: open it with {opened}.")
     return path
 
 
