@@ -116,5 +116,5 @@ def effective_rank(embeddings: Tensor) -> Tensor:
     values = torch.linalg.svdvals(embeddings.double())
     if not values.sum():
         return torch.zeros(())
-    shares = values / values.sum()
-    return torch.special.entr(shares).sum().exp().float()
+    entropy: Tensor = torch.special.entr(values / values.sum()).sum()
+    return entropy.exp().float()

@@ -10,6 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from shown_commands import LINK
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 names = [path.stem for path in NOTEBOOKS]
@@ -49,3 +50,13 @@ def test_a_notebook_is_short_and_has_no_outputs(path):
     code = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
     assert len(code) <= 12
     assert not any(cell["outputs"] or cell["execution_count"] for cell in code)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=names)
+def test_a_notebook_opens_from_its_folder_and_its_links_lead_to_files(path):
+    cells = json.loads(path.read_text())["cells"]
+    text = "".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    linked = [target.partition("#")[0] for target in LINK.findall(text)]
+    assert all((path.parent / target).is_file() for target in linked if "://" not in target)
+    code = "".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+    assert not re.search(r"""["'](\.{1,2}/|runs/|notebooks/|docs/)""", code)  # any folder will do

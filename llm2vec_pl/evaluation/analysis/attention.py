@@ -15,7 +15,12 @@ from torch import Tensor
 from llm2vec_pl.decoder import evaluating
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import UserError
-from llm2vec_pl.evaluation.analysis.figures import layer_axis, lines_by_layer, panels
+from llm2vec_pl.evaluation.analysis.figures import (
+    layer_axis,
+    legend_below,
+    lines_by_layer,
+    panels,
+)
 from llm2vec_pl.evaluation.analysis.states import batches
 
 if TYPE_CHECKING:
@@ -101,7 +106,7 @@ def plot_attention(found: Mapping[str, Attention], length: int) -> Figure:
         found: of each encoder, by its name, what `attention_use` gives.
         length: number of tokens in each text.
     """
-    figure, (left, right) = panels(1, 2, width=5.2, height=3.6)
+    figure, (left, right) = panels(1, 2, width=5.2, height=3.9)
     for axis, part, title in (
         (left, "later", "Attention to later tokens"),
         (right, "first", "Attention to the first token"),
@@ -112,6 +117,6 @@ def plot_attention(found: Mapping[str, Attention], length: int) -> Figure:
         layer_axis(axis, first=1)
     uniform = uniform_share(length)
     left.axhline(uniform, color="0.5", ls=":", label=f"uniform attention, {uniform:.2f}")
-    left.legend(fontsize=8)
+    legend_below(figure, left)
     figure.suptitle(f"Mean over heads, tokens and texts of {length} tokens", fontsize=11)
     return figure

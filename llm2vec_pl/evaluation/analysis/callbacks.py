@@ -38,7 +38,7 @@ class FutureUse(Evaluation):
 
     @override
     def measure(self, encoder: Encoder) -> dict[str, float]:
-        found = future_use(encoder, self.triples, self.batch_size)
+        found = future_use(encoder, self.triples, self.batch_size, every_layer=False)
         return {f"future/{metric}": values[-1] for metric, values in found.items()}
 
 

@@ -59,6 +59,20 @@ def lines_by_layer(axis: Any, rows: Mapping[str, Sequence[float]], **options: An
         )
 
 
+def legend_below(figure: Figure, axis: Any, title: str | None = None) -> None:
+    """A legend of a panel's lines below all panels, where it hides nothing."""
+    lines, labels = axis.get_legend_handles_labels()
+    figure.legend(
+        lines,
+        labels,
+        loc="outside lower center",
+        ncols=min(len(labels), 6),
+        title=title,
+        fontsize=9,
+        frameon=False,
+    )
+
+
 def layer_axis(axis: Any, first: int = 0) -> None:
     """Whole numbers of layers below a panel; 0 is the token embeddings."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator

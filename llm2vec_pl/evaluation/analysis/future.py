@@ -16,8 +16,13 @@ from torch import Tensor
 
 from llm2vec_pl.encoder import Encoder, TokenBatch, pool
 from llm2vec_pl.errors import UserError
-from llm2vec_pl.evaluation.analysis.figures import layer_axis, lines_by_layer, panels
-from llm2vec_pl.evaluation.analysis.states import batches, layer_states
+from llm2vec_pl.evaluation.analysis.figures import (
+    layer_axis,
+    legend_below,
+    lines_by_layer,
+    panels,
+)
+from llm2vec_pl.evaluation.analysis.states import batches, last_states, layer_states
 from llm2vec_pl.evaluation.analysis.triples import Triple
 
 if TYPE_CHECKING:
@@ -29,7 +34,12 @@ TIE = 1e-5
 Future = dict[str, list[float]]
 
 
-def future_use(encoder: Encoder, triples: Sequence[Triple], batch_size: int = 16) -> Future:
+def future_use(
+    encoder: Encoder,
+    triples: Sequence[Triple],
+    batch_size: int = 16,
+    every_layer: bool = True,
+) -> Future:
     """How the tokens that three sentences begin with depend on how the sentences end.
 
     Each sentence is encoded whole, but only the tokens with which all three of a triple begin are
@@ -42,6 +52,8 @@ def future_use(encoder: Encoder, triples: Sequence[Triple], batch_size: int = 16
         encoder: with a decoder of K layers. Its `pooling` plays no part.
         triples: T triples.
         batch_size: number of triples that go through the decoder at once.
+        every_layer: false for the last layer alone, which is quicker, and the only one that a
+            sharded decoder gives.
 
     Returns:
         Lists of K + 1 numbers, one for each layer, that of the token embeddings first. `positive`
@@ -59,9 +71,8 @@ def future_use(encoder: Encoder, triples: Sequence[Triple], batch_size: int = 16
         batch = encoder.tokenize(texts)
         mask = beginnings(batch)
         _require_beginnings(mask, batch, texts, encoder.tokenize.max_length)
-        layers = [
-            pool(states, mask.to(states.device)).cpu() for states in layer_states(encoder, batch)
-        ]
+        states = layer_states(encoder, batch) if every_layer else last_states(encoder, batch)
+        layers = [pool(layer, mask.to(layer.device)).cpu() for layer in states]
         embeddings = torch.stack(layers).unflatten(1, (-1, 3))  # (K + 1, B, 3, D)
         cosines.append(F.cosine_similarity(embeddings[:, :, :1], embeddings[:, :, 1:], dim=-1))
     return summary(torch.cat(cosines, dim=1))
@@ -117,13 +128,13 @@ def plot_future(found: Mapping[str, Future], triples: int) -> Figure:
         found: of each encoder, by its name, what `future_use` gives.
         triples: their number.
     """
-    figure, (left, right) = panels(1, 2, width=5.2, height=3.6)
+    figure, (left, right) = panels(1, 2, width=5.2, height=3.9)
     lines_by_layer(left, {name: row["accuracy"] for name, row in found.items()})
     error = 0.5 / triples**0.5
     left.axhspan(0.5 - error, 0.5 + error, color="0.9", label="chance ± standard error")
     left.set(ylabel="share of triples", ylim=(0, 1))
     left.set_title("Positive nearer than negative", fontsize=10)
-    left.legend(fontsize=8)
+    legend_below(figure, left)
     lines_by_layer(right, {name: row["margin"] for name, row in found.items()})
     right.axhline(0, color="0.7", lw=0.8)
     right.set(ylabel="difference of cosines")

@@ -9,7 +9,12 @@ from torch import Tensor
 
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.evaluation import alignment, anisotropy, effective_rank, uniformity
-from llm2vec_pl.evaluation.analysis.figures import layer_axis, lines_by_layer, panels
+from llm2vec_pl.evaluation.analysis.figures import (
+    layer_axis,
+    legend_below,
+    lines_by_layer,
+    panels,
+)
 from llm2vec_pl.evaluation.analysis.states import layer_embeddings
 
 if TYPE_CHECKING:
@@ -77,6 +82,6 @@ def plot_geometry(found: Mapping[str, Mapping[str, list[float]]], pairs: int) ->
         lines_by_layer(axis, {name: row[metric] for name, row in found.items()})
         axis.set_title(title, fontsize=10)
         layer_axis(axis)
-    axes[0, 0].legend(fontsize=8)
+    legend_below(figure, axes[0, 0])
     figure.suptitle(f"Geometry of the embeddings of {pairs} pairs of texts", fontsize=11)
     return figure

@@ -11,7 +11,12 @@ import torch.nn.functional as F
 from llm2vec_pl.data import RetrievalTask
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.evaluation import STSTask, search, spearman
-from llm2vec_pl.evaluation.analysis.figures import layer_axis, lines_by_layer, panels
+from llm2vec_pl.evaluation.analysis.figures import (
+    layer_axis,
+    legend_below,
+    lines_by_layer,
+    panels,
+)
 from llm2vec_pl.evaluation.analysis.states import layer_embeddings
 
 if TYPE_CHECKING:
@@ -84,5 +89,5 @@ def plot_scores(found: Mapping[str, Scores], labels: Mapping[str, str]) -> Figur
             axis.set_title(name, fontsize=10)
             layer_axis(axis)
         row[0].set_ylabel(f"{task}: {labels[task]}")
-    axes[0, 0].legend(title="pooling", fontsize=8, title_fontsize=8)
+    legend_below(figure, axes[0, 0], title="pooling")
     return figure

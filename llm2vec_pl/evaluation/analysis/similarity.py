@@ -98,6 +98,7 @@ def plot_similarity(
         )
         axis.set_title(f"{name}, mean {cosine.mean():.2f}", fontsize=10)
         axis.set_xlabel("position (token)")
+        axis.yaxis.get_major_locator().set_params(integer=True)
     axes[0][0].set_ylabel("layer (0: token embeddings)")
     bar = figure.colorbar(image, ax=axes, extend="min")
     bar.set_label(f"cosine with the {reference} state,\nmean over {texts} texts")

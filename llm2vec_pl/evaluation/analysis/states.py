@@ -49,6 +49,17 @@ def layer_states(encoder: Encoder, batch: TokenBatch) -> tuple[Tensor, ...]:
     return (*output.hidden_states[:-1], output.last_hidden_state)
 
 
+def last_states(encoder: Encoder, batch: TokenBatch) -> tuple[Tensor]:
+    """The last of `layer_states` alone, for an encoder that may be sharded, without padding.
+
+    A decoder that FSDP2 has sharded does not give transformers the states of its layers.
+    """
+    encoder.load()
+    device = next(encoder.parameters()).device
+    with torch.no_grad(), evaluating(encoder):
+        return (encoder.hidden_states({key: value.to(device) for key, value in batch.items()}),)
+
+
 def layer_embeddings(
     encoder: Encoder, texts: Sequence[str], poolings: Sequence[str], batch_size: int = 16
 ) -> dict[str, Tensor]:

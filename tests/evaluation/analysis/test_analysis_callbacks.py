@@ -1,7 +1,9 @@
 import csv
 
 import pytest
+import torch
 from evaluation_texts import TEXTS
+from forked import spawn
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger
@@ -73,6 +75,38 @@ trainer:
     (geometry,) = [each for each in callbacks if isinstance(each, Geometry)]
     assert len(future.triples) == 5
     assert len(geometry.pairs[0]) >= 2
+
+
+def on_a_rank(rank: int, folder: str, sts: str, result: str) -> None:
+    """Trains a sharded encoder for a step, and notes what the callbacks log."""
+    objective = Shrink(Encoder(folder, lora_rank=0), learning_rate=1e-2, schedule="constant")
+    data = DataLoader(TEXTS, batch_size=2, collate_fn=objective.encoder.tokenize)
+    callbacks = [FutureUse(limit=6, batch_size=4), Geometry(sts, limit=4)]
+    options = {"enable_checkpointing": False, "num_sanity_val_steps": 0, **SILENT}
+    trainer = Trainer(
+        max_steps=1,
+        strategy="fsdp2",
+        devices=2,
+        callbacks=callbacks,
+        val_check_interval=1,
+        **options,
+    )
+    trainer.fit(objective, data, data)
+    found = {name: trainer.callback_metrics[name].item() for name in METRICS}
+    alone = Encoder(folder, lora_rank=0)
+    before = {k: v for each in callbacks for k, v in each.measure(alone).items()}
+    torch.save((found, before), f"{result}-{rank}")
+
+
+@pytest.mark.slow
+def test_two_ranks_with_a_sharded_encoder_log_the_same(llama_folder, sts_file, tmp_path):
+    result = str(tmp_path / "result")
+    spawn(on_a_rank, (llama_folder, sts_file, result), nprocs=2)
+    (first, before), (second, _) = (torch.load(f"{result}-{rank}") for rank in range(2))
+    assert first == second
+    for name in METRICS:  # a small step changes little
+        assert first[name] == pytest.approx(before[name], abs=0.5), name
+    assert first["geometry/uniformity"] != before["geometry/uniformity"]
 
 
 class Nothing(Objective):

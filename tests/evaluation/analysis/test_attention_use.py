@@ -50,8 +50,9 @@ def test_other_attention_than_eager_is_an_error(bidirectional):
 
 
 def test_the_figure_has_the_share_of_uniform_attention(found):
-    left, right = plot_attention(found, length=12).axes
-    legend = [text.get_text() for text in left.get_legend().get_texts()]
+    figure = plot_attention(found, length=12)
+    left, right = figure.axes
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend == ["causal", "bidirectional", "uniform attention, 0.46"]
     assert left.get_ylabel() == right.get_ylabel() == "share of the attention weight"
     assert left.get_xlabel() == "layer"

@@ -40,6 +40,12 @@ def test_the_cosines_are_those_of_the_common_tokens_of_each_triple_alone(bidirec
         assert total == pytest.approx(cosine, abs=1e-4)
 
 
+def test_the_last_layer_alone_is_the_last_of_all(bidirectional):
+    every, last = future_use(bidirectional, TRIPLES), future_use(bidirectional, TRIPLES, 5, False)
+    for metric, values in every.items():
+        assert last[metric] == pytest.approx(values[-1:], abs=1e-5)
+
+
 def test_who_puts_the_positive_nearer_is_right():
     cosines = torch.tensor([[[0.9, 0.1], [0.2, 0.8], [0.5, 0.5], [0.7, 0.6]]])  # (1, 4, 2)
     found = summary(cosines)
@@ -75,10 +81,11 @@ def test_sentences_that_cannot_be_compared_are_an_error(triple, length, message,
 
 def test_the_figure_says_what_it_shows(causal, bidirectional):
     found = {"causal": future_use(causal, TRIPLES), "both": future_use(bidirectional, TRIPLES)}
-    left, right = plot_future(found, len(TRIPLES)).axes
+    figure = plot_future(found, len(TRIPLES))
+    left, right = figure.axes
     assert left.get_ylabel() == "share of triples"
     assert left.get_xlabel() == right.get_xlabel() == "layer (0: token embeddings)"
-    legend = [text.get_text() for text in left.get_legend().get_texts()]
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend[:2] == ["causal", "both"]
     drawn = {line.get_label(): list(line.get_ydata()) for line in right.lines}
     assert drawn["both"] == found["both"]["margin"]
