@@ -24,11 +24,13 @@ if __name__ == "__main__":
     results = []
     for seed in command.runs():
         command.fit()
-        measured = measure_tagger(command.trainer, command.model, command.datamodule)
-        results.append({"seed": seed, **measured})
-    if command.trainer.is_global_zero:
+        if isinstance(command.model, TokenClassification):
+            measured = measure_tagger(command.trainer, command.model, command.datamodule)
+            results.append({"seed": seed, **measured})
+    if results and command.trainer.is_global_zero:
         data = command.datamodule
-        title = f"{data.task} on {Path(data.path).name}, {len(results)} seed(s)"
+        runs = f"{len(results)} seed{'s' * (len(results) > 1)}"
+        title = f"{data.task} on {Path(data.path).name}, {runs}"
         print_summary(results, WordScores.score_of(data.has_spans), title)
         if not command.trainer.fast_dev_run:
             write_json(command.root / "results.json", {"mean": summary(results), "runs": results})

@@ -146,4 +146,4 @@ class WordTask(EncoderData):
             rank_zero_info(f"WordTask: {note}")
         for split, rows in self._rows.items():
             for line in rows.faults(split):
-                rank_zero_warn(f"WordTask: {line}", stacklevel=2)
+                rank_zero_warn(f"WordTask: {line}")

@@ -73,7 +73,6 @@ class TokenClassification(WordObjective):
         options = (learning_rate, warmup_steps, schedule, weight_decay)
         super().__init__(encoder, first, train_encoder, *options)
         self.dropout = nn.Dropout(dropout)
-        self.labels: list[str] = []
         self.has_spans = False
         self.heads = nn.ModuleDict()
         self.scores = nn.ModuleDict()
@@ -81,33 +80,20 @@ class TokenClassification(WordObjective):
     def setup(self, stage: str) -> None:
         """Takes the labels from the data, and makes a linear layer for them."""
         data: Any = getattr(self.trainer, "datamodule", None)
-        labels = list(getattr(data, "labels", None) or [])
+        self.has_spans = bool(getattr(data, "has_spans", False))
+        super().setup(stage)
+
+    def build(self, labels: Sequence[str]) -> None:
+        """Makes a linear layer, in float32, for each shift."""
         if not labels:
             raise UserError(
-                "TokenClassification needs data with `labels`, such as WordTask. Set `--data "
-                "WordTask`, or pass it to the Trainer as `datamodule`."
+                "TokenClassification needs data with `labels`, such as WordTask, passed to the "
+                "Trainer as `datamodule`."
             )
-        if self.labels and self.labels != labels:
-            raise UserError(
-                f"This tagger knows the labels {', '.join(self.labels[:8])}, but the data has "
-                f"{', '.join(labels[:8])}. Train a new one, or give data with the same labels."
-            )
-        if not self.labels:
-            self.make_heads(labels, bool(getattr(data, "has_spans", False)))
-
-    def make_heads(self, labels: Sequence[str], has_spans: bool) -> None:
-        """Makes a linear layer, in float32, for each shift.
-
-        Args:
-            labels: the labels in the order of their classes.
-            has_spans: whether they mark spans, in IOB2.
-        """
-        self.labels, self.has_spans = list(labels), has_spans
-        size = self.encoder.embedding_size
         for shift in self.shifts:
-            head = nn.Linear(size, len(labels), dtype=torch.float32, device=self.device)
-            self.heads[str(shift)] = head
-            self.scores[str(shift)] = WordScores(has_spans).to(self.device)
+            head = nn.Linear(self.encoder.embedding_size, len(labels), dtype=torch.float32)
+            self.heads[str(shift)] = head.to(self.device)
+            self.scores[str(shift)] = WordScores(self.has_spans).to(self.device)
 
     def logits(self, batch: TokenBatch) -> list[Tensor]:
         """The logits of all words that have a token, (W, C) for each shift."""
@@ -149,12 +135,6 @@ class TokenClassification(WordObjective):
     def on_test_epoch_end(self) -> None:
         """Logs `test/SCORE` of the shift chosen in validation, and of each if there are two."""
         self._log_scores("test", self._computed())
-
-    def predict_step(self, batch: TokenBatch, batch_idx: int) -> list[list[str | None]]:
-        """The tags of each sentence of a batch; None for a word without a token."""
-        lengths = [len(tags) for tags in batch["tags"]]
-        logits = self.logits(batch)[self.shifts.index(self.shift)]
-        return self.tags_of(logits, batch["word_places"], lengths)
 
     @torch.no_grad()
     def tag(
@@ -220,7 +200,8 @@ class TokenClassification(WordObjective):
         """
         recorded, weights, encoder = read_tagger(Path(folder), overrides)
         tagger = cls(encoder, recorded["shift"])
-        tagger.make_heads(recorded["labels"], recorded["has_spans"])
+        tagger.labels, tagger.has_spans = recorded["labels"], recorded["has_spans"]
+        tagger.build(tagger.labels)
         tagger.heads[str(tagger.shift)].load_state_dict(weights)
         return tagger.eval()
 

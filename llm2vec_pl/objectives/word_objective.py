@@ -17,7 +17,7 @@ TrainEncoder = Literal["none", "lora", "full"]
 
 
 class WordObjective(Objective):
-    """Trains on the states of words. A new objective overrides `loss` and calls `word_states`.
+    """Trains on the states of words. A new objective overrides `build` and `loss`.
 
     Args:
         encoder: gives the hidden states.
@@ -55,6 +55,7 @@ class WordObjective(Objective):
             )
         self.shift = shift
         self.train_encoder = train_encoder
+        self.labels: list[str] | None = None
         self._require_what_is_trained()
 
     @property
@@ -92,6 +93,29 @@ class WordObjective(Objective):
             states = self.encoder.hidden_states(batch)
             index, count = batch["word_index"], batch.get("word_count")
             return [word_states(states, index, shift, count) for shift in shifts]
+
+    def setup(self, stage: str) -> None:
+        """Builds the layers for the labels of the data, once.
+
+        Raises:
+            UserError: if they were built for other labels.
+        """
+        labels = list(getattr(getattr(self.trainer, "datamodule", None), "labels", None) or [])
+        if self.labels is None:
+            self.labels = labels
+            self.build(labels)
+        elif self.labels != labels:
+            raise UserError(
+                f"These layers are for the labels {', '.join(self.labels[:8])}, but the data has "
+                f"{', '.join(labels[:8])}. Train new ones, or give data with the same labels."
+            )
+
+    def build(self, labels: Sequence[str]) -> None:
+        """Makes the layers on top of the words' states. Override this.
+
+        Args:
+            labels: those of the data, in the order of their classes; empty if it has none.
+        """
 
     def configure_model(self) -> None:
         """Loads the encoder, and freezes it if it is not trained."""

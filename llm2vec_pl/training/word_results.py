@@ -82,22 +82,22 @@ def print_summary(results: Sequence[Result], score: str, title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    rows = summary(results)
+    found = summary(results)
     table = Table(title=title)
     table.add_column("", no_wrap=True)
-    columns = _columns(rows["chosen"], score)
-    for split, name in columns:
-        table.add_column(f"{split}\n{name.replace('_', ' ')}", justify="right", no_wrap=True)
-    for row, values in rows.items():
-        table.add_row(row, *(_cell(values[s][n], len(results)) for s, n in columns))
+    for name in found:
+        table.add_column(name, justify="right", no_wrap=True)
+    for split, name in _shown(found["chosen"], score):
+        cells = (_cell(values[split][name], len(results)) for values in found.values())
+        table.add_row(f"{split} {name.replace('_', ' ')}", *cells)
     console = Console()
     console.print(table)
-    shifts = ", ".join(str(each["shift"]) for each in results)
-    if len(rows) > 1:
-        console.print(f"chosen on the validation split: shift {shifts}", highlight=False)
+    if len(found) > 1:
+        shifts = ", ".join(str(each["shift"]) for each in results)
+        console.print(f"Chosen on the validation split: shift {shifts}.", highlight=False)
 
 
-def _columns(values: dict[str, Any], score: str) -> list[tuple[str, str]]:
+def _shown(values: dict[str, Any], score: str) -> list[tuple[str, str]]:
     """The split and the name of each score to show, in reading order."""
     last = "test" if "test" in values else "validation"
     names = [score, "precision", "recall", "micro_precision"]

@@ -1,7 +1,7 @@
 """Training and measuring a probe on hidden states that are kept on disk.
 
 The layer, its loss, its optimizer and its scores are those of `TokenClassification`. Lightning's
-Trainer is left out: it takes several times as long as the steps, which are a few small products.
+Trainer is left out: a step is a few small products, on top of which it takes 60 % more time.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def probe(
 def _train(splits: ProbedSplits, layer: int, steps: int) -> TokenClassification:
     encoder = cast(Encoder, StandIn(splits.size(layer)))
     tagger = TokenClassification(encoder, "auto" if len(splits.shifts) > 1 else 0)
-    tagger.make_heads(splits.labels, splits.has_spans)
+    tagger.labels, tagger.has_spans = splits.labels, splits.has_spans
+    tagger.build(splits.labels)
     configured: Any = tagger.optimizers_for(steps)
     optimizer, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
     for _, sentences in zip(range(steps), _orders(len(splits.sentences["train"])), strict=False):
