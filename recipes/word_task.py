@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llm2vec_pl.data import WordTask
 from llm2vec_pl.files import write_json
-from llm2vec_pl.objectives import TokenClassification, WordScores
+from llm2vec_pl.objectives import TokenClassification
 from llm2vec_pl.training import SeededCommand, measure_tagger, print_summary, summary
 
 if __name__ == "__main__":
@@ -28,10 +28,7 @@ if __name__ == "__main__":
             measured = measure_tagger(command.trainer, command.model, command.datamodule)
             results.append({"seed": seed, **measured})
     if results and command.trainer.is_global_zero:
-        data = command.datamodule
-        runs = f"{len(results)} seed{'s' * (len(results) > 1)}"
-        title = f"{data.task} on {Path(data.path).name}, {runs}"
-        print_summary(results, WordScores.score_of(data.has_spans), title)
+        print_summary(results, command.model, command.datamodule)
         if not command.trainer.fast_dev_run:
             write_json(command.root / "results.json", {"mean": summary(results), "runs": results})
             print(f"Wrote {command.root / 'results.json'}")

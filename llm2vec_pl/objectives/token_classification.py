@@ -226,7 +226,7 @@ class TokenClassification(WordObjective):
 
     def _log_scores(self, split: str, found: dict[int, dict[str, Tensor]]) -> None:
         for name, value in found[self.shift].items():
-            self.log(f"{split}/{name}", value, prog_bar=name in ("accuracy", "f1"))
+            self.log(f"{split}/{name}", value, sync_dist=True)
         for shift in self.shifts if len(self.shifts) > 1 else ():
             for name, value in found[shift].items():
-                self.log(f"{split}/shift_{shift}/{name}", value)
+                self.log(f"{split}/shift_{shift}/{name}", value, sync_dist=True)

@@ -10,9 +10,10 @@ from typing import Any
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
+from llm2vec_pl.data import WordTask
 from llm2vec_pl.errors import user_errors
 from llm2vec_pl.files import write_json
-from llm2vec_pl.objectives import TokenClassification
+from llm2vec_pl.objectives import TokenClassification, WordScores
 from llm2vec_pl.training.failures import no_process_left, out_of_memory
 
 TAGGER = "tagger"
@@ -71,23 +72,29 @@ def summary(results: Sequence[Result]) -> dict[str, Any]:
     return {name: _over_runs(runs) for name, runs in rows.items()}
 
 
-def print_summary(results: Sequence[Result], score: str, title: str) -> None:
+def print_summary(
+    results: Sequence[Result], tagger: TokenClassification, data: LightningDataModule
+) -> None:
     """Prints mean and deviation of each score, in percent.
 
     Args:
         results: of runs with different seeds.
-        score: the score that decides, `f1` or `accuracy`.
-        title: the line above the table.
+        tagger: any of the taggers.
+        data: what they were measured on.
     """
     from rich.console import Console
     from rich.table import Table
 
     found = summary(results)
-    table = Table(title=title)
+    name = type(data).__name__
+    if isinstance(data, WordTask):
+        name = f"{data.task} on {Path(data.path).name}"
+    seeds = f"{len(results)} seed{'s' * (len(results) > 1)}"
+    table = Table(title=f"{name}, {seeds}")
     table.add_column("", no_wrap=True)
     for name in found:
         table.add_column(name, justify="right", no_wrap=True)
-    for split, name in _shown(found["chosen"], score):
+    for split, name in _shown(found["chosen"], WordScores.score_of(tagger.has_spans)):
         cells = (_cell(values[split][name], len(results)) for values in found.values())
         table.add_row(f"{split} {name.replace('_', ' ')}", *cells)
     console = Console()

@@ -96,6 +96,28 @@ def test_columns_jsonl_parquet_and_a_data_set_read_the_same(tmp_path):
         assert words_and_tags(found) == expected, kind
 
 
+def test_a_data_set_of_the_hub_that_is_a_script_is_read_from_its_copy_in_parquet(monkeypatch):
+    import datasets
+
+    asked = []
+
+    def load_dataset(path, subset, revision=None):
+        asked.append(revision)
+        if revision is None:
+            raise RuntimeError(f"Dataset scripts are no longer supported, but found {path}.py")
+        rows = datasets.Dataset.from_list(ROWS)
+        return datasets.DatasetDict({"train": rows, "validation": rows, "test": rows})
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    found, _ = read_splits("org/conll2003", Layout("ner"))
+    assert asked == [None, "refs/convert/parquet"]
+    assert words_and_tags(found, "test") == [(row["tokens"], row["ner"]) for row in ROWS]
+    assert found["test"][1].place == "org/conll2003 (test) row 2"
+    monkeypatch.setattr(datasets, "load_dataset", None)
+    with pytest.raises(UserError, match=r"'org/conll2003'` is not a local file or folder, and"):
+        read_splits("org/conll2003", Layout("ner"))
+
+
 def test_universal_dependencies_come_with_texts_that_are_left_out(tmp_path):
     (tmp_path / "en-ud-train.conllu").write_text(CONLLU)
     (tmp_path / "en-ud-train.txt").write_text("We don't know.")

@@ -16,6 +16,7 @@ from llm2vec_pl.errors import UserError
 WordSplit = Literal["train", "validation", "test"]
 Sentences = dict[WordSplit, list[Sentence]]
 HELD_OUT_PERCENT = 10
+_CONVERTED = "refs/convert/parquet"  # the hub's own copy of a data set as Parquet
 
 
 def read_splits(
@@ -107,7 +108,12 @@ def _of_the_hub(path: str, subset: str | None, layout: Layout) -> dict[WordSplit
     from datasets import load_dataset
 
     try:
-        found = load_dataset(path, subset)
+        try:
+            found = load_dataset(path, subset)
+        except RuntimeError as error:  # many of these data sets are scripts, as CoNLL-2003
+            if "scripts" not in str(error):
+                raise
+            found = load_dataset(path, subset, revision=_CONVERTED)
     except Exception as error:
         raise UserError(
             f"`path={path!r}` is not a local file or folder, and it cannot be loaded from the hub "
