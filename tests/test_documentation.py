@@ -47,11 +47,11 @@ TRAINS = (
 )  # fmt: skip
 RUNS = (
     *TRAINS, "show_batch.py", "mine.py", "merge.py", "consolidate.py", "memory.py", "search.py",
-    "export.py", "embed.py", "evaluate.py", "analyse.py",
+    "export.py", "embed.py", "evaluate.py", "analyse.py", "probe.py",
 )  # fmt: skip
 NAMES = re.compile(r"model(?:_name)?:? ([\w-]+/[\w.-]+)")
 ELSEWHERE = re.compile(
-    r"recipes/configs/(?!tiny)|smollm2-135m|gemma3-270m|[A-Z][\w-]+/[A-Z][\w.-]+|--(?:trainer\.)?(?:devices [2-9]|num_nodes)|--engine ray|--format onnx|--tasks"
+    r"recipes/configs/(?!tiny)|smollm2-135m|gemma3-270m|[A-Z][\w-]+/[A-Z][\w.-]+|--(?:trainer\.)?(?:devices [2-9]|num_nodes)|google-bert/|--pipeline|--engine ray|--format onnx|--tasks"
 )
 """A model or data of the hub, or several devices: what a machine without a network and a GPU cannot run.
 Tracing a graph takes a minute; `tests/use/export` does it with a decoder of one layer."""
@@ -70,6 +70,8 @@ def shortened(command: Shown) -> list[str]:
     asks = any("help" in flag or flag == "--print_config" for flag in command.flags)
     if command.recipe == "analyse.py":
         return [*command.flags, "--limit", "8"]
+    if command.recipe == "probe.py":
+        return [*command.flags, "--max_steps", "2", "--seeds", "1"]
     if command.recipe not in TRAINS or asks:
         return command.flags
     return [*command.flags, *(word for k, v in SHORT.items() for word in (f"--{k}", v))]

@@ -1,7 +1,7 @@
 """Training and measuring a probe on hidden states that are kept on disk.
 
 The layer, its loss, its optimizer and its scores are those of `TokenClassification`. Lightning's
-Trainer is left out: it takes several times as long as the steps, which are a few small products.
+Trainer is left out: a step is a few small products, and takes three times as long in it.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+from torch import Tensor, nn
 
 from llm2vec_pl.data.words import WordSplit
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.evaluation.word_probe.task import ProbedSplits
+from llm2vec_pl.lora import dropped_places
 from llm2vec_pl.objectives import TokenClassification
 
 BATCH_SIZE = 8  # sentences, the paper's
@@ -22,6 +24,21 @@ MEASURED_AT_ONCE = 64  # sentences
 STEPS = 4000
 
 Scores = dict[str, float]
+
+
+class FastDropout(nn.Dropout):
+    """Dropout that draws the places of what is dropped, not a number for each element.
+
+    PyTorch's takes half of a step's time on a CPU: see `lora/dropout.py`.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The input, without a gradient, with each element dropped with probability p."""
+        if not self.training or not self.p:
+            return x
+        left = x.clone(memory_format=torch.contiguous_format)
+        left.view(-1).index_fill_(0, dropped_places(x, self.p), 0.0)
+        return left.mul_(1 / (1 - self.p))
 
 
 @dataclass(frozen=True)
@@ -66,7 +83,9 @@ def probe(
 def _train(splits: ProbedSplits, layer: int, steps: int) -> TokenClassification:
     encoder = cast(Encoder, StandIn(splits.size(layer)))
     tagger = TokenClassification(encoder, "auto" if len(splits.shifts) > 1 else 0)
-    tagger.make_heads(splits.labels, splits.has_spans)
+    tagger.dropout = FastDropout(tagger.dropout.p)
+    tagger.labels, tagger.has_spans = splits.labels, splits.has_spans
+    tagger.build(splits.labels)
     configured: Any = tagger.optimizers_for(steps)
     optimizer, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
     for _, sentences in zip(range(steps), _orders(len(splits.sentences["train"])), strict=False):
