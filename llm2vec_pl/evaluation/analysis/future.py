@@ -101,7 +101,8 @@ def beginnings(batch: TokenBatch) -> Tensor:
     )  # (T, 3, L)
     same = (ids == ids[:, :1]).all(dim=1) & mask.bool().all(dim=1) & (own == own[:, :1]).all(dim=1)
     common = same.long().cumprod(dim=1).unsqueeze(1)  # (T, 1, L): up to the first difference
-    return (common * own).flatten(0, 1)
+    marked: Tensor = (common * own).flatten(0, 1)
+    return marked
 
 
 def _require_beginnings(mask: Tensor, batch: TokenBatch, texts: list[str], longest: int) -> None:

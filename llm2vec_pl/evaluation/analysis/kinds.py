@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from typing_extensions import override
 
 from llm2vec_pl.encoder import Encoder
+from llm2vec_pl.errors import UserError
 from llm2vec_pl.evaluation.analysis.attention import attention_use, plot_attention, uniform_share
 from llm2vec_pl.evaluation.analysis.future import future_use, plot_future
 from llm2vec_pl.evaluation.analysis.layer_geometry import geometry_by_layer, plot_geometry
@@ -113,12 +114,17 @@ class Similarity(Analysis):
 
     @override
     def measure(self, encoder: Encoder) -> Any:
-        if self.reference is None:
-            self.rows = token_rows(encoder, self.material.texts, self.material.length, TEXTS)
-            self.reference = states_of(encoder, self.rows)
+        rows = token_rows(encoder, self.material.texts, self.material.length, TEXTS)
+        if self.reference is None or self.rows is None:
+            self.rows, self.reference = rows, states_of(encoder, rows)
             return None
-        assert self.rows is not None
-        return state_similarity(self.reference, states_of(encoder, self.rows))
+        if not rows.equal(self.rows):
+            raise UserError(
+                "`analyses`: similarity compares the states of the same tokens, but "
+                f"{encoder.source.name} turns the texts into others than the decoder does: it has "
+                "another tokenizer or template. Leave out similarity, or this encoder."
+            )
+        return state_similarity(self.reference, states_of(encoder, rows))
 
     @override
     def table(self, found: dict[str, Any]) -> Rows:
@@ -216,23 +222,22 @@ class Attention(Analysis):
 
     def __init__(self, material: Material) -> None:
         super().__init__(material)
-        self.rows: Tensor | None = None
+        self.texts = 0
 
     @property
     @override
     def note(self) -> str:
         length = self.material.length
-        count = 0 if self.rows is None else len(self.rows)
         return (
-            f"{count} texts of {length} tokens, mean over layers, heads and tokens. "
+            f"{self.texts} texts of {length} tokens, mean over layers, heads and tokens. "
             f"Uniform attention gives later tokens {uniform_share(length):.3f}."
         )
 
     @override
     def measure(self, encoder: Encoder) -> Any:
-        if self.rows is None:
-            self.rows = token_rows(encoder, self.material.texts, self.material.length, TEXTS)
-        return attention_use(encoder, self.rows)
+        rows = token_rows(encoder, self.material.texts, self.material.length, TEXTS)
+        self.texts = len(rows)
+        return attention_use(encoder, rows)
 
     @override
     def table(self, found: dict[str, Any]) -> Rows:

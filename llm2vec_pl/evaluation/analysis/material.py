@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llm2vec_pl.data import RetrievalTask
 from llm2vec_pl.data.files import open_source, problem_of, spread
@@ -13,6 +14,9 @@ from llm2vec_pl.errors import UserError
 from llm2vec_pl.evaluation import STSTask
 from llm2vec_pl.evaluation.analysis.layer_geometry import Pairs
 from llm2vec_pl.evaluation.analysis.triples import Triple, read_triples
+
+if TYPE_CHECKING:
+    from llm2vec_pl.data import PythonDocs
 
 TEXTS = 32
 """Texts whose hidden states are compared, and whose attention is averaged."""
@@ -121,7 +125,7 @@ def similar_pairs(task: STSTask, limit: int) -> Pairs:
     return [first[i] for i in rows], [second[i] for i in rows]
 
 
-def _docs():  # type: ignore[no-untyped-def]
+def _docs() -> PythonDocs:
     from llm2vec_pl.data import PythonDocs  # imports Lightning, which takes seconds
 
     return PythonDocs()

@@ -112,3 +112,12 @@ def test_without_matplotlib_the_numbers_are_written(llama_folder, material, tmp_
     assert "pip install matplotlib" in lines[-1]
     assert (tmp_path / "future.json").exists()
     assert not (tmp_path / "future.png").exists()
+
+
+def test_encoders_that_read_other_tokens_are_not_compared(llama_folder, material, tmp_path):
+    encoders = {
+        "causal": partial(opened, llama_folder, bidirectional=False),
+        "other": partial(opened, llama_folder, template="query: {text}"),
+    }
+    with pytest.raises(UserError, match="another tokenizer or template"):
+        analyse(encoders, ["similarity"], material, tmp_path, print)
