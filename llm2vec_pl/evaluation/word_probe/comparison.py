@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.evaluation.word_probe.frozen import FrozenModel, open_frozen
-from llm2vec_pl.evaluation.word_probe.linear import STEPS, probe
+from llm2vec_pl.evaluation.word_probe.linear import Training, probe
 from llm2vec_pl.evaluation.word_probe.results import Result, Results, Summary, summaries
 from llm2vec_pl.evaluation.word_probe.task import ProbedSplits, ProbeTask
 from llm2vec_pl.files import fingerprint
@@ -38,7 +38,7 @@ def compare(
     results: Results,
     layers: Sequence[int | str] = ("last",),
     seeds: int = 3,
-    steps: int = STEPS,
+    training: Training | None = None,
 ) -> list[Summary]:
     """Probes each model on each task.
 
@@ -48,7 +48,7 @@ def compare(
         results: what is known already; each new result is added.
         layers: numbers from 0 (the embeddings), `last`, or `all`.
         seeds: how many probes to train for each model, task and layer.
-        steps: of each probe, of 8 sentences.
+        training: of each probe; the paper's by default.
 
     Returns:
         A summary for each model, task and layer.
@@ -56,6 +56,7 @@ def compare(
     Raises:
         UserError: if a model, a task or a layer does not exist, before anything is measured.
     """
+    training = training or Training()
     _require_different("--encoders", [model.label for model in models])
     _require_different("--data", [task.name for task in tasks])
     opened = {model: open_frozen(model.name, model.bidirectional) for model in models}
@@ -64,7 +65,7 @@ def compare(
     for task in tasks:
         data: Any = None
         for model, frozen in opened.items():
-            settings = {"version": VERSION, "model": frozen.key, **task.key, "steps": steps}
+            settings = {"version": VERSION, "model": frozen.key, **task.key, **asdict(training)}
             of = fingerprint({**settings, "max_length": frozen.tokenize.max_length})
             asked = [(layer, seed) for layer in chosen[model] for seed in range(seeds)]
             known = {
@@ -74,7 +75,7 @@ def compare(
             missing = [pair for pair, result in known.items() if result is None]
             if missing:
                 data = data or task.read(frozen)
-                measured = _measure(model.label, task, frozen, data, missing, steps, of)
+                measured = _measure(model.label, task, frozen, data, missing, training, of)
                 for result in measured:
                     results.add(result)
                     known[result.layer, result.seed] = result
@@ -88,14 +89,14 @@ def _measure(
     frozen: FrozenModel,
     data: Any,
     missing: Sequence[tuple[int, int]],
-    steps: int,
+    training: Training,
     of: str,
-) -> Any:
+) -> Iterator[Result]:
     layers = sorted({layer for layer, _ in missing})
     splits = ProbedSplits(data, frozen, layers, f"{label} on {task.name}")
     for layer, seed in missing:
         started = time.monotonic()
-        shifts = probe(splits, layer, seed, steps)
+        shifts = probe(splits, layer, seed, training)
         names = (label, task.name, task.score, layer, frozen.layers, seed, of)
         result = Result(*names, shifts)
         split = "test" if "test" in shifts["0"] else "validation"
