@@ -8,9 +8,8 @@ python recipes/word_task.py --encoder.model_name org/name --data.path UD_English
 from pathlib import Path
 
 from llm2vec_pl.data import WordTask
-from llm2vec_pl.files import write_json
 from llm2vec_pl.objectives import TokenClassification
-from llm2vec_pl.training import SeededCommand, measure_tagger, print_summary, summary
+from llm2vec_pl.training import SeededCommand, measure_tagger, report_seeds
 
 if __name__ == "__main__":
     command = SeededCommand(
@@ -27,8 +26,5 @@ if __name__ == "__main__":
         if isinstance(command.model, TokenClassification):
             measured = measure_tagger(command.trainer, command.model, command.datamodule)
             results.append({"seed": seed, **measured})
-    if results and command.trainer.is_global_zero:
-        print_summary(results, command.model, command.datamodule)
-        if not command.trainer.fast_dev_run:
-            write_json(command.root / "results.json", {"mean": summary(results), "runs": results})
-            print(f"Wrote {command.root / 'results.json'}")
+    if results:
+        report_seeds(results, command.trainer, command.root)

@@ -65,10 +65,10 @@ def word_tokens(
     if not isinstance(tokenizer, TextTokenizer):
         longest = int(min(tokenizer.model_max_length, 1e6))  # it may be 1e30
         tokenizer = TextTokenizer(tokenizer, longest if longest < 1e6 else _LONGEST)
-    sentences = [_well_formed(sentence) for sentence in sentences]
-    texts = [" ".join(word for word in sentence if word) for sentence in sentences]
+    whole = [_well_formed(sentence) for sentence in sentences]
+    texts = [" ".join(word for word in sentence if word) for sentence in whole]
     located = tokenizer.located(texts, max_length)
-    return [_with_words(*pair) for pair in zip(located, sentences, strict=True)]
+    return [_with_words(*pair) for pair in zip(located, whole, strict=True)]
 
 
 def pad_words(rows: Sequence[WordTokens], fill: int = 0) -> TokenBatch:

@@ -33,12 +33,12 @@ def load_encoder(module: LightningModule, encoder: Encoder) -> None:
     precision = trainer.precision_plugin
     if isinstance(precision, HalfPrecision):
         encoder.dtype = "bfloat16" if precision.precision == "bf16-true" else "float16"
-    trains = trainer.training and not getattr(module, "is_frozen", False)
-    if encoder.quantization == INT8_DYNAMIC and trains:
+    if encoder.quantization == INT8_DYNAMIC and trainer.training:
         raise UserError(
             '`quantization="int8_dynamic"` is for encoding only. To train a LoRA on quantized '
             'weights, set `quantization="nf4"` or `quantization="int8"`, and `lora_rank` above 0.'
         )
+    trains = trainer.training and not getattr(module, "is_frozen", False)
     if encoder.quantization and not encoder.lora_rank and trains:
         raise UserError(
             f"`quantization={encoder.quantization!r}` keeps the weights as they are. Train a LoRA "

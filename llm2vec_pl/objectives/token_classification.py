@@ -200,8 +200,8 @@ class TokenClassification(WordObjective):
         """
         recorded, weights, encoder = read_tagger(Path(folder), overrides)
         tagger = cls(encoder, recorded["shift"])
-        tagger.labels, tagger.has_spans = recorded["labels"], recorded["has_spans"]
-        tagger.build(tagger.labels)
+        tagger.has_spans = recorded["has_spans"]
+        tagger.build_for(recorded["labels"])
         tagger.heads[str(tagger.shift)].load_state_dict(weights)
         return tagger.eval()
 
@@ -212,9 +212,10 @@ class TokenClassification(WordObjective):
         labels, tags = batch["labels"], batch["tags"]
         lengths = [len(each) for each in tags]
         for shift, each in zip(self.shifts, logits, strict=True):
+            scores: Any = self.scores[str(shift)]
             losses = F.cross_entropy(each, labels, ignore_index=IGNORED, reduction="none")
             predicted: Sequence[Tags] = self.tags_of(each, batch["word_places"], lengths)
-            self.scores[str(shift)].update(predicted, tags, losses[labels != IGNORED])
+            scores.update(predicted, tags, losses[labels != IGNORED])
 
     def _computed(self) -> dict[int, dict[str, Tensor]]:
         found = {}

@@ -55,7 +55,8 @@ class WordObjective(Objective):
             )
         self.shift = shift
         self.train_encoder = train_encoder
-        self.labels: list[str] | None = None
+        self.labels: list[str] = []
+        self._is_built = False
         self._require_what_is_trained()
 
     @property
@@ -101,14 +102,18 @@ class WordObjective(Objective):
             UserError: if they were built for other labels.
         """
         labels = list(getattr(getattr(self.trainer, "datamodule", None), "labels", None) or [])
-        if self.labels is None:
-            self.labels = labels
-            self.build(labels)
-        elif self.labels != labels:
+        if self._is_built and self.labels != labels:
             raise UserError(
                 f"These layers are for the labels {', '.join(self.labels[:8])}, but the data has "
                 f"{', '.join(labels[:8])}. Train new ones, or give data with the same labels."
             )
+        self.build_for(labels)
+
+    def build_for(self, labels: Sequence[str]) -> None:
+        """Builds the layers, if they are not there yet."""
+        if not self._is_built:
+            self.build(labels)
+            self.labels, self._is_built = list(labels), True
 
     def build(self, labels: Sequence[str]) -> None:
         """Makes the layers on top of the words' states. Override this.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from llm2vec_pl.training.seeds import SeededCommand
     from llm2vec_pl.training.show_batch import ShowBatch
     from llm2vec_pl.training.signals import StopSignals
-    from llm2vec_pl.training.word_results import measure_tagger, print_summary, summary
+    from llm2vec_pl.training.word_results import measure_tagger, report_seeds
 
 __all__ = [
     "Command",
@@ -32,11 +32,10 @@ __all__ = [
     "measure_tagger",
     "no_process_left",
     "on_terminal",
-    "print_summary",
+    "report_seeds",
     "say",
     "silence_noise",
     "still_at",
-    "summary",
 ]
 
 __getattr__, __dir__ = lazy_exports(
@@ -54,10 +53,9 @@ __getattr__, __dir__ = lazy_exports(
         "measure_tagger": "word_results",
         "no_process_left": "failures",
         "on_terminal": "lines",
-        "print_summary": "word_results",
+        "report_seeds": "word_results",
         "say": "lines",
         "silence_noise": "console",
         "still_at": "lines",
-        "summary": "word_results",
     },
 )

@@ -35,15 +35,15 @@ def measure_tagger(
         data: the data that it was trained on.
 
     Returns:
-        `shift`, the chosen one; `validation` and `test`, its scores, test only if there is such a
-        split; and `shifts`, the same for each shift that was trained.
+        `run`, its folder; `shift`, the chosen one; `validation` and `test`, its scores, the latter
+        only if there is such a split; and `shifts`, the same for each shift that was trained.
     """
     with user_errors(), no_process_left(trainer), out_of_memory():
         found = {"validation": trainer.validate(tagger, data, verbose=False)}
         if data.test_dataloader():
             found["test"] = trainer.test(tagger, data, verbose=False)
     scores = {split: _without_split(metrics[0]) for split, metrics in found.items() if metrics}
-    result: Result = {"shift": tagger.shift}
+    result: Result = {"run": trainer.log_dir, "shift": tagger.shift}
     result |= {split: _of_shift(values, None) for split, values in scores.items()}
     result["shifts"] = {
         str(shift): {split: _of_shift(values, shift) for split, values in scores.items()}
@@ -53,7 +53,8 @@ def measure_tagger(
     if folder is not None and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
         write_json(Path(folder) / RESULTS, result)
         path = tagger.save(Path(folder) / TAGGER)
-        rank_zero_info(f"Wrote {path}: open it with TokenClassification.from_pretrained.")
+        opened = f"TokenClassification.from_pretrained({str(path)!r})"
+        rank_zero_info(f"Wrote {path}: open it with {opened}.")
     return result
 
 
@@ -72,20 +73,29 @@ def summary(results: Sequence[Result]) -> dict[str, Any]:
     return {name: _over_runs(runs) for name, runs in rows.items()}
 
 
-def print_summary(
-    results: Sequence[Result], tagger: TokenClassification, data: LightningDataModule
-) -> None:
-    """Prints mean and deviation of each score, in percent.
+def report_seeds(results: Sequence[Result], trainer: Trainer, folder: Path) -> None:
+    """Prints the mean and the deviation of each score, in percent, and writes `results.json`.
 
     Args:
         results: of runs with different seeds.
-        tagger: any of the taggers.
-        data: what they were measured on.
+        trainer: of the last of them.
+        folder: where to write the file; a quick run writes none.
     """
+    if not trainer.is_global_zero:
+        return
+    found = summary(results)
+    _print(found, results, trainer)
+    if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        write_json(folder / RESULTS, {"mean": found, "runs": results})
+        print(f"Wrote {folder / RESULTS}")
+
+
+def _print(found: dict[str, Any], results: Sequence[Result], trainer: Trainer) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    found = summary(results)
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    tagger: Any = trainer.lightning_module
     name = type(data).__name__
     if isinstance(data, WordTask):
         name = f"{data.task} on {Path(data.path).name}"
@@ -109,7 +119,8 @@ def _shown(values: dict[str, Any], score: str) -> list[tuple[str, str]]:
     last = "test" if "test" in values else "validation"
     names = [score, "precision", "recall", "micro_precision"]
     shown = [(last, name) for name in names if name in values[last]]
-    return [("validation", score), *shown] if last == "test" else shown
+    first = [("validation", score)] if last == "test" and "validation" in values else []
+    return [*first, *shown]
 
 
 def _cell(value: dict[str, float], runs: int) -> str:

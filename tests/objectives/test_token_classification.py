@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conll_files import write_conll2003
+from forked import spawn
 from lightning.pytorch import Trainer, seed_everything
 from test_word_objective import QUIET
 
@@ -81,8 +82,7 @@ def test_two_shifts_at_once_learn_what_each_learns_alone(encoder, folder):
         data.attach(encoder).setup()
         start.has_spans = alone.has_spans = True
         start.build(data.labels)
-        alone.labels = data.labels
-        alone.build(data.labels)
+        alone.build_for(data.labels)
         alone.heads[str(shift)].load_state_dict(start.heads[str(shift)].state_dict())
         trainer.fit(alone, data)
         torch.testing.assert_close(
@@ -101,6 +101,13 @@ def test_dropout_is_on_in_training_and_off_in_measuring(tagger_and_run):
     assert not torch.equal(tagger.logits(batch)[0], tagger.logits(batch)[0])
     assert tagger.training
     assert not tagger.encoder.training
+
+
+def test_a_frozen_encoder_may_be_quantized(folder):
+    encoder = Encoder("tiny", lora_rank=0, quantization="nf4", max_length=64)
+    _, _, trainer = trained(encoder, folder, steps=2)
+    assert trainer.global_step == 2
+    assert not any(weight.requires_grad for weight in encoder.parameters())
 
 
 def test_sentences_are_tagged_and_words_without_a_token_get_none(tagger_and_run):
@@ -125,6 +132,29 @@ def test_a_saved_tagger_tags_as_before(tagger_and_run, tmp_path):
     assert record["labels"] == ["O", "B-LOC"]
     with pytest.raises(UserError, match=r"is no folder of a tagger"):
         TokenClassification.from_pretrained(tmp_path)
+
+
+def measure_on_a_rank(rank, tagger, data, results):
+    opened = TokenClassification.from_pretrained(tagger, dtype="float32")
+    trainer = Trainer(devices=2, strategy="ddp", **QUIET)
+    found = trainer.test(opened, WordTask(data, "ner"), verbose=False)[0]
+    (results / f"{rank}.json").write_text(json.dumps(found))
+
+
+@pytest.mark.slow
+def test_two_ranks_measure_what_one_does(tagger_and_run, tmp_path):
+    tagger, _, trainer = tagger_and_run
+    data = str(write_conll2003(tmp_path / "conll2003", sentences=3 * 65))
+    test = tmp_path / "conll2003" / "eng.testb"  # not all of it will be right
+    test.write_text(test.read_text().replace("Lima NNP I-NP I-LOC", "Lima NNP I-NP O"))
+    expected = trainer.test(tagger, WordTask(data, "ner"), verbose=False)[0]
+    assert 0.5 < expected["test/f1"] < 1.0
+    spawn(measure_on_a_rank, (tagger.save(tmp_path / "tagger"), data, tmp_path), nprocs=2)
+    for rank in (0, 1):  # of the second batch of 64, one sentence is left for both
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        for name in ("loss", "accuracy", "f1", "precision", "recall", "micro_precision"):
+            both = found[f"test/{name}"], expected[f"test/{name}"]
+            assert both[0] == pytest.approx(both[1], rel=1e-5), name
 
 
 @pytest.mark.parametrize(

@@ -39,10 +39,11 @@ def read_splits(
         UserError: with file and line, if anything cannot be read.
     """
     local = local_path(path)
+    notes: list[str] = []
     if local is None:
-        read, notes = _of_the_hub(path, subset, layout), []
+        read = _of_the_hub(path, subset, layout)
     elif local.is_dir() and (local / "dataset_dict.json").exists():
-        read, notes = _of_dataset(path, _load_from_disk(local), layout), []
+        read = _of_dataset(path, _load_from_disk(local), layout)
     else:
         files, notes = _files(local)
         read = {s: [each for f in found for each in _read(f, layout)] for s, found in files.items()}
