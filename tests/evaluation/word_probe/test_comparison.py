@@ -125,6 +125,19 @@ def test_data_without_a_task_is_refused(text):
         ProbeTask.parse(text)
 
 
+def test_a_task_that_is_not_there_is_found_before_another_is_measured(task, tmp_path, probes):
+    with pytest.raises(UserError, match="seas"):
+        compare(MODELS, [task, ProbeTask("./seas", "pos")], Results(tmp_path / "results.json"))
+    assert not probes
+
+
+def test_results_of_another_kind_are_not_replaced(tmp_path):
+    file = tmp_path / "results.json"
+    file.write_text('{"mean": {}, "runs": []}')
+    with pytest.raises(UserError, match="Choose another folder"):
+        Results(file)
+
+
 def test_two_of_one_name_are_refused(task, tmp_path):
     with pytest.raises(UserError, match="two are called 'causal'"):
         compare([MODELS[0], MODELS[0]], [task], Results(tmp_path / "results.json"))
