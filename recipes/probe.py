@@ -9,7 +9,7 @@ python recipes/probe.py --decoder smollm2-135m --encoders mntp=runs/mntp bert=be
 from pathlib import Path
 
 from llm2vec_pl.errors import UserError, user_errors
-from llm2vec_pl.evaluation.word_probe import STEPS, Probed, ProbeTask, Results, compare, report
+from llm2vec_pl.evaluation.word_probe import Probed, ProbeTask, Results, Training, compare, report
 from llm2vec_pl.training import Help, Parser, silence_noise
 from llm2vec_pl.training.pipeline import trained_encoders
 
@@ -54,7 +54,13 @@ def command_line() -> Parser:
         "--seeds", type=int, default=3, help="probes of each encoder, task and layer"
     )
     parser.add_argument(
-        "--max_steps", type=int, default=STEPS, help="of each probe, of 8 sentences"
+        "--max_steps", type=int, default=Training.steps, help="of each probe, of 8 sentences"
+    )
+    parser.add_argument(
+        "--learning_rate",
+        type=float,
+        default=Training.learning_rate,
+        help="of a probe's first step; it falls to 0",
     )
     parser.add_argument(
         "--out", type=Path, default=Path("runs/probe"), help="the folder for results and figures"
@@ -95,11 +101,14 @@ if __name__ == "__main__":
         for flag in ("seeds", "max_steps"):
             if flags[flag] < 1:
                 raise UserError(f"--{flag} expects at least 1, but got {flags[flag]}.")
+        if not flags.learning_rate > 0:
+            raise UserError(f"--learning_rate expects more than 0, but got {flags.learning_rate}.")
         probed = models(flags.decoder, flags.pipeline, flags.encoders)
         tasks = [ProbeTask.parse(text) for text in flags.data]
+        training = Training(flags.max_steps, flags.learning_rate)
         results = Results(flags.out / "results.json")
         try:
-            found = compare(probed, tasks, results, flags.layer, flags.seeds, flags.max_steps)
+            found = compare(probed, tasks, results, flags.layer, flags.seeds, training)
         except KeyboardInterrupt:
             print("Stopped. What is measured is kept; the same command goes on.")
             raise SystemExit(130) from None

@@ -8,17 +8,17 @@ from llm2vec_pl import lazy_exports
 
 if TYPE_CHECKING:
     from llm2vec_pl.evaluation.word_probe.comparison import Probed, compare
-    from llm2vec_pl.evaluation.word_probe.linear import STEPS, probe
+    from llm2vec_pl.evaluation.word_probe.linear import Training, probe
     from llm2vec_pl.evaluation.word_probe.results import Results, Summary
     from llm2vec_pl.evaluation.word_probe.tables import report
     from llm2vec_pl.evaluation.word_probe.task import ProbeTask
 
-__all__ = ["STEPS", "ProbeTask", "Probed", "Results", "Summary", "compare", "probe", "report"]
+__all__ = ["ProbeTask", "Probed", "Results", "Summary", "Training", "compare", "probe", "report"]
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "STEPS": "linear",
+        "Training": "linear",
         "ProbeTask": "task",
         "Probed": "comparison",
         "Results": "results",

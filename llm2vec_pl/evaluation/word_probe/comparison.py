@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
 
+from llm2vec_pl.data import WordTask
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.evaluation.word_probe.frozen import FrozenModel, open_frozen
-from llm2vec_pl.evaluation.word_probe.linear import STEPS, probe
+from llm2vec_pl.evaluation.word_probe.linear import Training, probe
 from llm2vec_pl.evaluation.word_probe.results import Result, Results, Summary, summaries
 from llm2vec_pl.evaluation.word_probe.task import ProbedSplits, ProbeTask
 from llm2vec_pl.files import fingerprint
@@ -38,7 +39,7 @@ def compare(
     results: Results,
     layers: Sequence[int | str] = ("last",),
     seeds: int = 3,
-    steps: int = STEPS,
+    training: Training | None = None,
 ) -> list[Summary]:
     """Probes each model on each task.
 
@@ -48,7 +49,7 @@ def compare(
         results: what is known already; each new result is added.
         layers: numbers from 0 (the embeddings), `last`, or `all`.
         seeds: how many probes to train for each model, task and layer.
-        steps: of each probe, of 8 sentences.
+        training: of each probe; the paper's by default.
 
     Returns:
         A summary for each model, task and layer.
@@ -56,48 +57,66 @@ def compare(
     Raises:
         UserError: if a model, a task or a layer does not exist, before anything is measured.
     """
+    training = training or Training()
     _require_different("--encoders", [model.label for model in models])
     _require_different("--data", [task.name for task in tasks])
     opened = {model: open_frozen(model.name, model.bidirectional) for model in models}
-    chosen = {model: layers_of(frozen, layers) for model, frozen in opened.items()}
-    found: list[Result] = []
-    for task in tasks:
-        data: Any = None
-        for model, frozen in opened.items():
-            settings = {"version": VERSION, "model": frozen.key, **task.key, "steps": steps}
-            of = fingerprint({**settings, "max_length": frozen.tokenize.max_length})
-            asked = [(layer, seed) for layer in chosen[model] for seed in range(seeds)]
-            known = {
-                (layer, seed): results.find(model.label, task.name, layer, seed, of)
-                for layer, seed in asked
-            }
-            missing = [pair for pair, result in known.items() if result is None]
-            if missing:
-                data = data or task.read(frozen)
-                measured = _measure(model.label, task, frozen, data, missing, steps, of)
-                for result in measured:
-                    results.add(result)
-                    known[result.layer, result.seed] = result
-            found += [result for result in known.values() if result is not None]
-    return summaries(found)
+    asked = [
+        _Asked(task, model.label, frozen, layers_of(frozen, layers), seeds, training)
+        for task in tasks
+        for model, frozen in opened.items()
+    ]
+    unread = {each.task: each.frozen for each in asked if each.missing(results)}
+    data = {task: task.read(frozen) for task, frozen in unread.items()}
+    for each in asked:
+        if missing := each.missing(results):
+            for result in _measure(each, data[each.task], missing):
+                results.add(result)
+    return summaries(
+        result
+        for each in asked
+        for pair in each.pairs
+        if (result := each.known(results, pair)) is not None
+    )
 
 
-def _measure(
-    label: str,
-    task: ProbeTask,
-    frozen: FrozenModel,
-    data: Any,
-    missing: Sequence[tuple[int, int]],
-    steps: int,
-    of: str,
-) -> Any:
+@dataclass(frozen=True)
+class _Asked:
+    """The probes of a model on a task: one for each layer and seed."""
+
+    task: ProbeTask
+    label: str
+    frozen: FrozenModel
+    layers: Sequence[int]
+    seeds: int
+    training: Training
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        return [(layer, seed) for layer in self.layers for seed in range(self.seeds)]
+
+    @cached_property
+    def of(self) -> str:
+        """What a result depends on beside layer and seed."""
+        length = self.frozen.tokenize.max_length
+        model = {"version": VERSION, "model": self.frozen.key, "max_length": length}
+        return fingerprint({**model, **self.task.key, **asdict(self.training)})
+
+    def known(self, results: Results, pair: tuple[int, int]) -> Result | None:
+        return results.find(self.label, self.task.name, *pair, self.of)
+
+    def missing(self, results: Results) -> list[tuple[int, int]]:
+        return [pair for pair in self.pairs if self.known(results, pair) is None]
+
+
+def _measure(asked: _Asked, data: WordTask, missing: Sequence[tuple[int, int]]) -> Iterator[Result]:
+    task, label, frozen = asked.task, asked.label, asked.frozen
     layers = sorted({layer for layer, _ in missing})
     splits = ProbedSplits(data, frozen, layers, f"{label} on {task.name}")
     for layer, seed in missing:
         started = time.monotonic()
-        shifts = probe(splits, layer, seed, steps)
-        names = (label, task.name, task.score, layer, frozen.layers, seed, of)
-        result = Result(*names, shifts)
+        shifts = probe(splits, layer, seed, asked.training)
+        names = (label, task.name, task.score, layer, frozen.layers, seed, asked.of)
         split = "test" if "test" in shifts["0"] else "validation"
         scores = ", ".join(
             f"shift {shift}: {100 * scores[split][task.score]:.2f}"
@@ -106,7 +125,7 @@ def _measure(
         seconds = time.monotonic() - started
         where = f"{label} on {task.name}, layer {layer}, seed {seed}"
         print(f"{where}: {task.score} {scores} ({seconds:.0f} s)", flush=True)
-        yield result
+        yield Result(*names, shifts)
 
 
 def layers_of(model: FrozenModel, layers: Sequence[int | str]) -> list[int]:

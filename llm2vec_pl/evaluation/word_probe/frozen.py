@@ -23,7 +23,7 @@ from llm2vec_pl.encoder import Encoder, TextTokenizer, TokenBatch
 from llm2vec_pl.errors import UserError
 
 CAUSAL_HEADS = ("ForCausalLM", "LMHeadModel")
-MAX_LENGTH = 512  # tokens in a sentence, as in `Encoder`
+MAX_LENGTH = 512  # tokens in a sentence, for all models alike
 
 
 class FrozenModel(ABC):
@@ -117,7 +117,10 @@ class FrozenDecoder(FrozenModel):
     """
 
     def __init__(self, name: str, bidirectional: bool | None = None) -> None:
-        given = {} if bidirectional is None else {"bidirectional": bidirectional}
+        # A stage may have been trained on short texts: then its own length cuts sentences.
+        given: dict[str, Any] = {"max_length": MAX_LENGTH}
+        if bidirectional is not None:
+            given["bidirectional"] = bidirectional
         self.encoder = encoder = Encoder.as_saved(name, **given)
         settings = {
             "bidirectional": encoder.bidirectional,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, cast
 
 import torch
@@ -21,9 +22,21 @@ from llm2vec_pl.objectives import TokenClassification
 
 BATCH_SIZE = 8  # sentences, the paper's
 MEASURED_AT_ONCE = 64  # sentences
-STEPS = 4000
 
 Scores = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a probe is trained; the defaults are the paper's.
+
+    Args:
+        steps: batches of 8 sentences.
+        learning_rate: of the first step; it falls to 0 with the last.
+    """
+
+    steps: int = 4000
+    learning_rate: float = 5e-4
 
 
 class FastDropout(nn.Dropout):
@@ -55,7 +68,10 @@ class StandIn:
 
 
 def probe(
-    splits: ProbedSplits, layer: int, seed: int, steps: int = STEPS
+    splits: ProbedSplits,
+    layer: int,
+    seed: int,
+    training: Training,
 ) -> dict[str, dict[str, Scores]]:
     """Trains a linear layer for each shift, both on the same batches, and measures it.
 
@@ -63,14 +79,14 @@ def probe(
         splits: the sentences with their states.
         layer: whose states to read.
         seed: of the weights, of dropout and of the order of the sentences.
-        steps: batches of 8 sentences; the learning rate falls to 0 with the last.
+        training: how long, and at what rate.
 
     Returns:
         shift -> split (`validation`, `test`) -> score -> value.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        tagger = _train(splits, layer, steps)
+        tagger = _train(splits, layer, training)
     tagger.eval()
     found: dict[str, dict[str, Scores]] = {str(shift): {} for shift in splits.shifts}
     for split in splits.sentences:
@@ -80,15 +96,17 @@ def probe(
     return found
 
 
-def _train(splits: ProbedSplits, layer: int, steps: int) -> TokenClassification:
+def _train(splits: ProbedSplits, layer: int, training: Training) -> TokenClassification:
     encoder = cast(Encoder, StandIn(splits.size(layer)))
-    tagger = TokenClassification(encoder, "auto" if len(splits.shifts) > 1 else 0)
+    shift: Any = "auto" if len(splits.shifts) > 1 else 0
+    tagger = TokenClassification(encoder, shift, learning_rate=training.learning_rate)
     tagger.dropout = FastDropout(tagger.dropout.p)
     tagger.labels, tagger.has_spans = splits.labels, splits.has_spans
     tagger.build(splits.labels)
-    configured: Any = tagger.optimizers_for(steps)
+    configured: Any = tagger.optimizers_for(training.steps)
     optimizer, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
-    for _, sentences in zip(range(steps), _orders(len(splits.sentences["train"])), strict=False):
+    orders = _orders(len(splits.sentences["train"]))
+    for sentences in islice(orders, training.steps):
         loss = tagger.loss(splits.batch("train", layer, sentences))
         optimizer.zero_grad()
         loss.backward()

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from llm2vec_pl.errors import UserError
 from llm2vec_pl.files import read_json, unfinished, write_json
 
 Scores = dict[str, float]
@@ -94,12 +95,22 @@ class Results:
 
     Args:
         file: the file; it need not exist.
+
+    Raises:
+        UserError: if it is a file of another kind.
     """
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        found = read_json(file).get("results", [])
-        self._known = {_key(result): result for result in (Result(**each) for each in found)}
+        content = read_json(file)
+        try:
+            found = [Result(**each) for each in content["results"]] if content else []
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"{file} holds something else than the results of this comparison, and would be "
+                "replaced. Choose another folder."
+            ) from error
+        self._known = {_key(result): result for result in found}
 
     def find(self, encoder: str, task: str, layer: int, seed: int, of: str) -> Result | None:
         """The result of a probe, if it was measured on just this."""

@@ -5,7 +5,7 @@ import torch
 from tiny_models import tiny_tokenizer
 from transformers import BertConfig, BertForMaskedLM, BertModel, T5Config
 
-from llm2vec_pl.encoder import Encoder
+from llm2vec_pl.encoder import Encoder, save_encoder
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.evaluation.word_probe.frozen import EncoderOnly, FrozenDecoder, open_frozen
 
@@ -104,3 +104,9 @@ def test_a_bert_saved_as_a_causal_decoder_counts_as_a_decoder(bert, tmp_path):
 
     assert is_decoder(locate(str(tmp_path)))
     assert not is_decoder(locate(str(bert)))
+
+
+def test_a_length_that_an_encoder_was_saved_with_does_not_cut_sentences(tmp_path):
+    save_encoder(Encoder("tiny", lora_rank=2, max_length=8).load(), tmp_path / "encoder")
+    model = open_frozen(str(tmp_path / "encoder"))
+    assert model.tokenize.max_length == 512
