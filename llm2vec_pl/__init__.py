@@ -14,34 +14,55 @@ if TYPE_CHECKING:
     from llm2vec_pl.bidirectional import check_bidirectional, make_bidirectional
     from llm2vec_pl.data import (
         E5,
+        GradedPairs,
         Mixture,
         PythonDocs,
         PythonDocsPairs,
         PythonDocsSentences,
         Wikipedia,
         WikipediaSentences,
+        WordTask,
     )
-    from llm2vec_pl.encoder import Encoder
+    from llm2vec_pl.encoder import Encoder, MultiVectorEncoder
     from llm2vec_pl.errors import UserError
-    from llm2vec_pl.objectives import MNTP, CausalLM, Contrastive, Distillation, Objective
+    from llm2vec_pl.objectives import (
+        MNTP,
+        AnglE,
+        CausalLM,
+        Contrastive,
+        CoSENT,
+        Distillation,
+        GISTEmbed,
+        LateInteraction,
+        Objective,
+        TokenClassification,
+    )
 
 __version__ = "0.1.0"
 
 __all__ = [
     "E5",
     "MNTP",
+    "AnglE",
     "CausalLM",
+    "CoSENT",
     "Contrastive",
     "Distillation",
     "Encoder",
+    "GISTEmbed",
+    "GradedPairs",
+    "LateInteraction",
     "Mixture",
+    "MultiVectorEncoder",
     "Objective",
     "PythonDocs",
     "PythonDocsPairs",
     "PythonDocsSentences",
+    "TokenClassification",
     "UserError",
     "Wikipedia",
     "WikipediaSentences",
+    "WordTask",
     "check_bidirectional",
     "make_bidirectional",
 ]
@@ -69,20 +90,28 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "Encoder": "encoder",
+        "MultiVectorEncoder": "encoder",
         "make_bidirectional": "bidirectional",
         "check_bidirectional": "bidirectional",
         "Objective": "objectives",
         "MNTP": "objectives",
         "CausalLM": "objectives",
+        "CoSENT": "objectives",
+        "AnglE": "objectives",
         "Contrastive": "objectives",
         "Distillation": "objectives",
+        "TokenClassification": "objectives",
+        "GISTEmbed": "objectives",
+        "LateInteraction": "objectives",
         "PythonDocs": "data",
         "Wikipedia": "data",
         "Mixture": "data",
         "E5": "data",
+        "GradedPairs": "data",
         "PythonDocsPairs": "data",
         "PythonDocsSentences": "data",
         "WikipediaSentences": "data",
+        "WordTask": "data",
         "UserError": "errors",
     },
 )

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+from conll_files import CONLLU, write_conll2000, write_conll2003
 from gguf_files import few_tokens, write_gguf
 from hub_cache import HubCache
 from peft_adapters import train_lora
@@ -53,7 +54,7 @@ def write_stand_ins(folder: Path) -> None:
         {"sentence1": one, "sentence2": other, "score": i % 6}
         for i, (one, other) in enumerate(zip(texts, texts[::-1], strict=True))
     ]
-    for name in ("stsb_dev.jsonl", "stsb_test.jsonl"):
+    for name in ("stsb_train.jsonl", "stsb_dev.jsonl", "stsb_test.jsonl"):
         write_rows(folder / name, scored)
     write_rows(folder / "my_data" / "sts" / "mine.jsonl", scored[:20])
     write_gguf(few_tokens(), folder / "model.gguf")
@@ -67,6 +68,13 @@ def write_stand_ins(folder: Path) -> None:
     labelled = [{"text": text, "label": text[12:13]} for text in texts]
     for split in ("train", "test"):
         write_rows(folder / "intents" / f"{split}.jsonl", labelled)
+    write_conll2003(folder / "conll2003", 12)
+    write_conll2000(folder / "conll2000", 12)
+    (folder / "UD_English-EWT").mkdir()
+    for split in ("train", "dev", "test"):
+        (folder / "UD_English-EWT" / f"en_ewt-ud-{split}.conllu").write_text(CONLLU)
+    tagged = [{"tokens": ["to", "Oslo"], "entities": ["O", "B-LOC"]}] * 12
+    write_rows(folder / "tagged.jsonl", tagged)
     for page in PAGES:  # a block that begins with a file's name is that file
         for block in fences(page, "python"):
             if match := re.match(r"# (\w+\.py)\n", block):

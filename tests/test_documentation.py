@@ -24,6 +24,7 @@ from stand_ins import publish_llm2vec, write_stand_ins
 from standard_library_docs import fill_cache
 
 from llm2vec_pl.decoder.short_names import PACKAGED
+from llm2vec_pl.encoder import new_projection, save_projection
 
 COMMANDS = commands()
 RECIPES = [command for command in COMMANDS if command.recipe]
@@ -41,14 +42,16 @@ SHORT = {
     "data.batch_size": "4",
     "encoder.compile": "false",
 }
-TRAINS = ("mntp.py", "simcse.py", "supervised.py", "pretrain.py")
+TRAINS = (
+    "mntp.py", "simcse.py", "supervised.py", "graded.py", "pretrain.py", "word_task.py",
+)  # fmt: skip
 RUNS = (
     *TRAINS, "show_batch.py", "mine.py", "merge.py", "consolidate.py", "memory.py", "search.py",
-    "export.py", "embed.py", "evaluate.py", "analyse.py",
+    "export.py", "embed.py", "evaluate.py", "analyse.py", "probe.py",
 )  # fmt: skip
 NAMES = re.compile(r"model(?:_name)?:? ([\w-]+/[\w.-]+)")
 ELSEWHERE = re.compile(
-    r"recipes/configs/(?!tiny)|smollm2-135m|gemma3-270m|[A-Z][\w-]+/[A-Z][\w.-]+|--(?:trainer\.)?(?:devices [2-9]|num_nodes)|--engine ray|--format onnx|--tasks"
+    r"recipes/configs/(?!tiny)|smollm2-135m|gemma3-270m|[A-Z][\w-]+/[A-Z][\w.-]+|--(?:trainer\.)?(?:devices [2-9]|num_nodes)|google-bert/|--pipeline|--engine ray|--format onnx|--tasks"
 )
 """A model or data of the hub, or several devices: what a machine without a network and a GPU cannot run.
 Tracing a graph takes a minute; `tests/use/export` does it with a decoder of one layer."""
@@ -67,6 +70,8 @@ def shortened(command: Shown) -> list[str]:
     asks = any("help" in flag or flag == "--print_config" for flag in command.flags)
     if command.recipe == "analyse.py":
         return [*command.flags, "--limit", "8"]
+    if command.recipe == "probe.py":
+        return [*command.flags, "--max_steps", "2", "--seeds", "1"]
     if command.recipe not in TRAINS or asks:
         return command.flags
     return [*command.flags, *(word for k, v in SHORT.items() for word in (f"--{k}", v))]
@@ -95,6 +100,9 @@ def fill(folder: Path) -> None:
     (folder / "config.yaml").write_text(config.read_text())
     for name in ("simcse-1", "simcse-2"):  # runs to be averaged
         shutil.copytree(folder / "runs" / "simcse", folder / "runs" / name)
+    shutil.copytree(folder / "runs" / "simcse", folder / "runs" / "late")
+    (encoder,) = (folder / "runs" / "late").rglob("encoder")
+    save_projection(new_projection(256, 128).weight, encoder)  # as LateInteraction leaves it
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ ROOMS = (
 """Each imports from those before it."""
 
 PARTS = {
-    "data": ("files", "blocks", "examples", "resuming"),
-    "evaluation": ("mteb", "analysis"),
+    "data": ("files", "blocks", "examples", "resuming", "words"),
+    "evaluation": ("mteb", "analysis", "word_probe"),
     "training": ("memory", "pipeline"),
     "use": ("bulk", "export", "search", "server"),
 }

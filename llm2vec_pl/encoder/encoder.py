@@ -318,6 +318,29 @@ class Encoder(TextEncoder):
         states = packed.new_zeros(mask.numel(), packed.shape[-1])
         return states.index_copy(0, texts.index, packed).view(*mask.shape, -1)
 
+    def layer_states(self, batch: TokenBatch) -> tuple[Tensor, ...]:
+        """The hidden states of every layer, for analyses.
+
+        Args:
+            batch: as for `hidden_states`. It runs with its padding, so its texts should be of
+                similar length.
+
+        Returns:
+            (B, L, D) for the embeddings and after each of the N layers, N + 1 in all. The last ones
+            are those of `hidden_states`, except on padding.
+
+        Raises:
+            UserError: if the decoder gives its last hidden states only.
+        """
+        output = self._padded_output(batch, is_full=False, output_hidden_states=True)
+        states = getattr(output, "hidden_states", None)
+        if not states:
+            raise UserError(
+                f"The decoder of {self.source.name} ({self.config.model_type}) gives the hidden "
+                "states of its last layer only. Ask for these."
+            )
+        return tuple(states)
+
     def forward(self, batch: TokenBatch) -> Tensor:
         """The embeddings of a batch of texts.
 
@@ -338,6 +361,10 @@ class Encoder(TextEncoder):
         return pool_packed(packed, texts.index, batch["pooling_mask"], self.pooling)
 
     def _padded_states(self, batch: TokenBatch, is_full: bool) -> Tensor:
+        states: Tensor = self._padded_output(batch, is_full).last_hidden_state
+        return states
+
+    def _padded_output(self, batch: TokenBatch, is_full: bool, **more: bool) -> Any:
         inputs = {"input_ids": batch["input_ids"]}
         mask = batch["attention_mask"]
         require_positions(mask.shape[1], self.config)
@@ -346,8 +373,7 @@ class Encoder(TextEncoder):
             inputs["attention_mask"] = mask
             if self._takes_position_ids:
                 inputs["position_ids"] = position_ids(mask)
-        states: Tensor = self.decoder(**inputs, use_cache=False).last_hidden_state
-        return states
+        return self.decoder(**inputs, use_cache=False, **more)
 
     def logits(self, states: Tensor) -> Tensor:
         """The language modelling head's logits: states (M, D) -> (M, V)."""
@@ -393,6 +419,16 @@ class Encoder(TextEncoder):
         >>> Encoder.from_pretrained("tiny").encode(["a text", "another"]).shape
         torch.Size([2, 256])
         """
+        return cls.as_saved(folder, **overrides).load().eval()
+
+    @classmethod
+    def as_saved(cls, folder: str | Path, **overrides: Any) -> Encoder:
+        """The encoder of `from_pretrained` before its weights are loaded, which `load` does.
+
+        Args:
+            folder: as for `from_pretrained`.
+            overrides: as for `from_pretrained`.
+        """
         if overrides.get("reference_quirks") is None:
             overrides.pop("reference_quirks", None)
         source = locate(str(folder), overrides.get("revision"))
@@ -408,7 +444,7 @@ class Encoder(TextEncoder):
             recorded = encoder.settings()
             known_here = {*recorded, *RULES}
             encoder.notes = {k: v for k, v in settings.items() if k not in known_here}
-        return encoder.load().eval()
+        return encoder
 
 
 def _require_weights_to_draw(

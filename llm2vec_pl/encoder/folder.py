@@ -8,6 +8,7 @@ and how). Adapters of earlier stages are in `adapters/0`, `adapters/1`, … in t
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ def save_encoder(
     folder: str | Path,
     stage: dict[str, Any] | None = None,
     weights: dict[str, Tensor] | None = None,
+    also: Callable[[Path], None] | None = None,
 ) -> Path:
     """Writes a loaded encoder to a folder, which appears whole or not at all.
 
@@ -39,6 +41,7 @@ def save_encoder(
         stage: what to add to the lineage: objective, configuration, data, steps, metrics.
         weights: the state of `encoder.decoder`, or of `encoder.causal_lm` without a LoRA, if this
             process does not hold it; `saved_weights` gathers it.
+        also: writes further files into the folder before it appears.
 
     Returns:
         The folder.
@@ -57,6 +60,8 @@ def save_encoder(
         with unfinished(folder) as new:
             new.mkdir()
             _write(encoder, new, stage, weights)
+            if also is not None:
+                also(new)
     except OSError as error:
         raise UserError(
             f"The encoder could not be written to {folder}: {error}. Choose a writable folder on a "

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 LONGEST = 128
@@ -42,7 +43,8 @@ def for_short_texts(attend: Callable[..., Any]) -> Callable[..., Any]:
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any
     ) -> Any:
         if is_short(module, query, mask, **kwargs):
-            return short_attention(query, key, value, kwargs.get("scaling")), None
+            scaling, dropout = kwargs.get("scaling"), kwargs.get("dropout", 0.0)
+            return short_attention(query, key, value, scaling, dropout), None
         return attend(module, query, key, value, mask, **kwargs)
 
     return attend_short
@@ -58,7 +60,6 @@ def is_short(
     module: nn.Module,
     query: Tensor,
     mask: Any,
-    dropout: float = 0.0,
     is_causal: bool | None = None,
     softcap: float | None = None,
     position_bias: Tensor | None = None,
@@ -71,7 +72,6 @@ def is_short(
         module: the attention module, which says whether it is causal and in training.
         query: (N, H, L, E).
         mask: None if each token sees its whole text.
-        dropout: of the attention weights.
         is_causal: in place of what the module says.
         softcap: of the scores; None if they have none.
         position_bias: added to the scores; None if nothing is.
@@ -88,7 +88,6 @@ def is_short(
         and torch.is_grad_enabled()
         and mask is None
         and not causal
-        and not dropout
         and softcap is None
         and position_bias is None
         and s_aux is None
@@ -96,7 +95,11 @@ def is_short(
 
 
 def short_attention(
-    query: Tensor, key: Tensor, value: Tensor, scaling: float | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float | None = None,
+    dropout: float = 0.0,
 ) -> Tensor:
     """Every token of a text attends to all of it.
 
@@ -105,6 +108,7 @@ def short_attention(
         key: (N, G, L, E), where G divides H.
         value: (N, G, L, E).
         scaling: of the scores; by default one over the root of E.
+        dropout: the probability of dropping an attention weight.
 
     Returns:
         (N, L, H, E).
@@ -113,6 +117,7 @@ def short_attention(
     groups = key.shape[1]
     queries = (query * scaling).unflatten(1, (groups, -1)).flatten(2, 3)  # (N, G, H/G * L, E)
     weights = (queries @ key.transpose(-1, -2)).softmax(dim=-1)  # (N, G, H/G * L, L)
-    output = weights.to(value.dtype) @ value  # (N, G, H/G * L, E)
+    weights = F.dropout(weights.to(value.dtype), dropout)
+    output = weights @ value  # (N, G, H/G * L, E)
     of_heads: Tensor = output.unflatten(2, (-1, query.shape[2])).flatten(1, 2)  # (N, H, L, E)
     return of_heads.transpose(1, 2).contiguous()

@@ -123,6 +123,33 @@ class TextTokenizer:
         rows = self._rows([instruction] * len(texts), texts) if texts else []
         return [min(max(1, len(row.encoding.ids)), self.max_length) for row in rows]
 
+    def located(self, texts: Sequence[str], max_length: int | None = None) -> list[LocatedTokens]:
+        """The tokens of texts without an instruction, and the characters that each one holds.
+
+        Args:
+            texts: B strings that UTF-8 can encode; others shift the characters.
+            max_length: most tokens in a row, in place of the tokenizer's own.
+
+        Raises:
+            UserError: if the template leaves no room for the text.
+        """
+        limit = max_length or self.max_length
+        located = []
+        for row in self._rows([""] * len(texts), texts) if texts else []:
+            own = _inside(row)
+            kept = self._kept(own, limit)
+            spans = [
+                (max(first, row.start) - row.start, min(last, row.end) - row.start)
+                for first, last in row.encoding.offsets
+            ]
+            ids = [row.encoding.ids[i] for i in kept] or [some_token(self.tokenizer)]
+            located.append(
+                LocatedTokens(
+                    ids, [spans[i] if own[i] else None for i in kept] or [None], len(own) > limit
+                )
+            )
+        return located
+
     def _rows(self, instructions: Sequence[str], texts: Sequence[str]) -> list[Row]:
         """The tokens of each row, before cutting."""
         try:
@@ -188,20 +215,26 @@ class TextTokenizer:
         return str(rendered).replace(PLACEHOLDER, TEXT)
 
     def _cut(self, ids: list[int], pooled: list[bool]) -> tuple[list[int], list[bool]]:
-        surplus = len(ids) - self.max_length
-        if surplus > 0:
-            own = [i for i, is_text in enumerate(pooled) if is_text]
-            if len(own) <= surplus:
-                raise UserError(
-                    f"The instruction, template and special tokens take {len(ids) - len(own)} "
-                    f"tokens, which leaves no room for the text in `max_length={self.max_length}`. "
-                    "Shorten the instruction or raise `max_length`."
-                )
-            first, last = own[-surplus], own[-1] + 1
-            ids, pooled = ids[:first] + ids[last:], pooled[:first] + pooled[last:]
+        kept = self._kept(pooled, self.max_length)
+        if len(kept) < len(ids):
+            ids, pooled = [ids[i] for i in kept], [pooled[i] for i in kept]
         if not ids:  # an empty text, and a tokenizer that adds no special tokens
             ids, pooled = [some_token(self.tokenizer)], [True]
         return ids, pooled if any(pooled) else [True] * len(ids)
+
+    def _kept(self, own: list[bool], max_length: int) -> Sequence[int]:
+        """The places of a row's tokens without those that are cut from the end of its text."""
+        surplus = len(own) - max_length
+        if surplus <= 0:
+            return range(len(own))
+        text = [i for i, is_text in enumerate(own) if is_text]
+        if len(text) <= surplus:
+            raise UserError(
+                f"The instruction, template and special tokens take {len(own) - len(text)} "
+                f"tokens, which leaves no room for the text in `max_length={max_length}`. "
+                "Shorten the instruction or raise `max_length`."
+            )
+        return [*range(text[-surplus]), *range(text[-1] + 1, len(own))]
 
     def _pad(self, rows: list[tuple[list[int], list[bool]]]) -> TokenBatch:
         length = max((len(ids) for ids, _ in rows), default=0)
@@ -224,6 +257,15 @@ class Row(NamedTuple):
     encoding: Encoding
     start: int
     end: int
+
+
+class LocatedTokens(NamedTuple):
+    """The tokens of a row, and where in its text each of them is."""
+
+    ids: list[int]
+    spans: list[tuple[int, int] | None]
+    """First character and the one after the last; None for what is not part of the text."""
+    is_cut: bool
 
 
 def well_formed(text: str) -> str:

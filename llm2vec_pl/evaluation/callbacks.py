@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
@@ -11,7 +12,7 @@ from typing_extensions import override
 
 from llm2vec_pl.data import RetrievalTask
 from llm2vec_pl.data.files import looks_local
-from llm2vec_pl.encoder import Encoder
+from llm2vec_pl.encoder import Encoder, MultiVectorEncoder
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.evaluation.retrieval import evaluate_retrieval
 from llm2vec_pl.evaluation.sts import COLUMNS, STSTask, evaluate_sts
@@ -33,9 +34,13 @@ class Evaluation(Callback):
         self.name = name
         self.batch_size = batch_size
 
-    def measure(self, encoder: Encoder) -> dict[str, float]:
+    def measure(self, encoder: Any) -> dict[str, float]:
         """The metrics by full name; called on all ranks."""
         raise NotImplementedError
+
+    def subject(self, pl_module: LightningModule) -> Any:
+        """What is measured: the module's encoder."""
+        return pl_module.encoder
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -73,9 +78,7 @@ class Evaluation(Callback):
         """Measures and logs, except in the sanity check."""
         if trainer.sanity_checking:
             return
-        encoder = pl_module.encoder
-        assert isinstance(encoder, Encoder)
-        for name, value in self.measure(encoder).items():
+        for name, value in self.measure(self.subject(pl_module)).items():
             # The ranks hold the same value; their mean keeps Lightning from warning.
             pl_module.log(name, value, sync_dist=True)
 
@@ -124,7 +127,9 @@ class STSEvaluation(Evaluation):
 
 
 class RetrievalEvaluation(Evaluation):
-    """Retrieval, logged as `val/NAME/ndcg@10`, `.../recall@1`, 10 and 100, and `.../mrr@10`.
+    """Retrieval by cosines, or by MaxSim if the objective is `LateInteraction`.
+
+    It is logged as `val/NAME/ndcg@10`, `.../recall@1`, 10 and 100, and `.../mrr@10`.
 
     Args:
         path: a folder in BEIR's layout, or a data set of the hub in mteb's, such as mteb/scifact;
@@ -182,7 +187,11 @@ class RetrievalEvaluation(Evaluation):
                 rank_zero_info(note)
 
     @override
-    def measure(self, encoder: Encoder) -> dict[str, float]:
+    def subject(self, pl_module: LightningModule) -> Any:
+        return getattr(pl_module, "retriever", pl_module.encoder)
+
+    @override
+    def measure(self, encoder: Encoder | MultiVectorEncoder) -> dict[str, float]:
         metrics = evaluate_retrieval(
             encoder,
             self.task,

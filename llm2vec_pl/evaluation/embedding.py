@@ -6,17 +6,24 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from llm2vec_pl.decoder import evaluating
-from llm2vec_pl.distributed import gather_rows, world
-from llm2vec_pl.encoder import Encoder, each_instruction, whole_batch_size
+from llm2vec_pl.distributed import gather_rows, row_counts, world
+from llm2vec_pl.encoder import (
+    Encoder,
+    MultiVectorEncoder,
+    each_instruction,
+    padded,
+    whole_batch_size,
+)
 
 Embed = Callable[[Sequence[str], str], Tensor]
 
 
-def embedder(encoder: Encoder, batch_size: int, on_all_ranks: bool) -> Embed:
-    """A function from texts and an instruction to embeddings, (N, D), on the CPU.
+def embedder(encoder: Encoder | MultiVectorEncoder, batch_size: int, on_all_ranks: bool) -> Embed:
+    """A function from texts and an instruction to embeddings, (N, D) or (N, L, D), on the CPU.
 
     Args:
         encoder: embeds the texts.
@@ -25,6 +32,8 @@ def embedder(encoder: Encoder, batch_size: int, on_all_ranks: bool) -> Embed:
     """
 
     def embed(texts: Sequence[str], instruction: str) -> Tensor:
+        if isinstance(encoder, MultiVectorEncoder):
+            return _vectors(encoder, texts, instruction, batch_size, on_all_ranks)
         if on_all_ranks:
             return encode_on_all_ranks(encoder, texts, instruction, batch_size)
         embeddings: Tensor = encoder.encode(list(texts), instruction, batch_size)
@@ -78,6 +87,28 @@ def encode_on_all_ranks(
     if passes:
         embeddings[order] = torch.cat(passes)
     return embeddings
+
+
+@torch.no_grad()
+def _vectors(
+    encoder: MultiVectorEncoder,
+    texts: Sequence[str],
+    instruction: str,
+    batch_size: int,
+    on_all_ranks: bool,
+) -> Tensor:
+    """The vectors of all tokens, (N, L, D), on the CPU, in the order of the texts."""
+    rank, ranks = world() if on_all_ranks else (0, 1)
+    if ranks == 1:
+        return padded(encoder.encode(texts, instruction, batch_size))
+    own = _share(list(range(len(texts))), rank, ranks)
+    vectors = padded(encoder.encode([texts[i] for i in own], instruction, batch_size))
+    longest = max(tokens for (tokens,) in row_counts(vectors.transpose(0, 1)))
+    vectors = F.pad(vectors, (0, 0, 0, longest - vectors.shape[1]))
+    device = next(encoder.parameters()).device
+    gathered = gather_rows(vectors.to(device), [len(own)] * ranks).cpu()  # rank after rank
+    dealt: Tensor = gathered.unflatten(0, (ranks, len(own))).transpose(0, 1).flatten(0, 1)
+    return dealt[: len(texts)]
 
 
 def _share(texts: list[int], rank: int, ranks: int) -> list[int]:

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llm2vec_pl.encoder import max_sim
+
 _QUERIES_AT_ONCE = 1024
 _DOCUMENTS_AT_ONCE = 8192  # 32 MB of scores, twice that of keys
 
@@ -16,15 +18,17 @@ class Nearest:
     Documents with the same score keep the order in which they were added: the result does not
     depend on how the documents are cut into chunks.
 
+    Texts with a vector for each token, 0 in the place of padding, are compared by MaxSim instead.
+
     Args:
-        queries: (Q, D); the scores are computed on their device.
+        queries: (Q, D), or (Q, L, D) for MaxSim; the scores are computed on their device.
         depth: number of documents to keep for each query.
         own: (P, 2), pairs of a query's and a document's number. They are scored separately, in
             `own_scores`, and are not among the nearest.
     """
 
     def __init__(self, queries: Tensor, depth: int, own: Tensor | None = None) -> None:
-        self.queries = F.normalize(queries.float())
+        self.queries = F.normalize(queries.float(), dim=-1)
         self.depth = depth
         device = queries.device
         self.own = torch.empty(0, 2, dtype=torch.long) if own is None else own
@@ -34,9 +38,9 @@ class Nearest:
         self._keys = torch.empty(len(queries), 0, dtype=torch.long, device=device)  # (Q, K)
 
     def add(self, documents: Tensor) -> None:
-        """Adds documents, (N, D); their numbers continue from those before."""
+        """Adds documents, (N, D) or (N, L, D); their numbers continue from those before."""
         for chunk in documents.split(_DOCUMENTS_AT_ONCE):
-            self._add(F.normalize(chunk.float().to(self.queries.device)))
+            self._add(F.normalize(chunk.float().to(self.queries.device), dim=-1))
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -59,7 +63,7 @@ class Nearest:
         kept = []
         for start in range(0, len(self.queries), _QUERIES_AT_ONCE):
             queries = slice(start, start + _QUERIES_AT_ONCE)
-            scores = self.queries[queries] @ documents.T  # (Q', N)
+            scores = _scores(self.queries[queries], documents)  # (Q', N)
             self._set_apart(scores, inside, start, first)
             keys = torch.cat([self._keys[queries], _highest(scores, places, self.depth)], dim=1)
             kept.append(keys.topk(min(self.depth, keys.shape[1])).values)
@@ -78,6 +82,11 @@ def search_device(encoder: nn.Module) -> torch.device:
     """The device to compare embeddings on: the encoder's GPU if it is on one, else the CPU."""
     device = next(encoder.parameters()).device
     return device if device.type == "cuda" else torch.device("cpu")
+
+
+def _scores(queries: Tensor, documents: Tensor) -> Tensor:
+    """Cosines of normalised vectors, or MaxSim if there is one for each token, (Q, N)."""
+    return max_sim(queries, documents) if queries.dim() == 3 else queries @ documents.T
 
 
 _LAST = 2**32 - 1

@@ -9,30 +9,31 @@ import torch
 from torch import Tensor
 
 from llm2vec_pl.data import RetrievalTask, own_documents
-from llm2vec_pl.encoder import Encoder
+from llm2vec_pl.encoder import Encoder, MultiVectorEncoder
 from llm2vec_pl.evaluation.embedding import embedder
 from llm2vec_pl.evaluation.nearest import Nearest, search_device
 from llm2vec_pl.evaluation.ranking import RECALL_DEPTHS, ranking_metrics
 
 _DOCUMENTS_AT_ONCE = 32768  # embedded and compared before the next ones
+_WITH_TOKENS_AT_ONCE = 1024  # the same, with a vector for each token: 128 of 128 take 64 MB
 
 
 def evaluate_retrieval(
-    encoder: Encoder,
+    encoder: Encoder | MultiVectorEncoder,
     task: RetrievalTask,
     batch_size: int = 64,
     query_instruction: str = "",
     document_instruction: str = "",
     on_all_ranks: bool = False,
 ) -> dict[str, float]:
-    """Ranks the corpus for each query by cosine similarity.
+    """Ranks the corpus for each query by cosine similarity, or by MaxSim.
 
     A document with the query's own id is left out of that query's ranking, as in BEIR (ArguAna,
     Quora), unless it is judged relevant to the query. The corpus is embedded and searched chunk by
     chunk. Documents with the same score keep their order in the corpus.
 
     Args:
-        encoder: embeds queries and documents.
+        encoder: embeds queries and documents; MaxSim ranks those of a `MultiVectorEncoder`.
         task: the queries, the corpus and the judgements.
         batch_size: number of texts that go through the decoder at once.
         query_instruction: written directly before each query, and not pooled.
@@ -47,9 +48,11 @@ def evaluate_retrieval(
     """
     embed = embedder(encoder, batch_size, on_all_ranks)
     texts = list(task.corpus.values())
+    many = isinstance(encoder, MultiVectorEncoder)
+    size = _WITH_TOKENS_AT_ONCE if many else _DOCUMENTS_AT_ONCE
     chunks = (
-        embed(texts[start : start + _DOCUMENTS_AT_ONCE], document_instruction)
-        for start in range(0, len(texts), _DOCUMENTS_AT_ONCE)
+        embed(texts[start : start + size], document_instruction)
+        for start in range(0, len(texts), size)
     )
     queries = embed(list(task.queries.values()), query_instruction)
     return search(task, queries.to(search_device(encoder)), chunks)
@@ -60,8 +63,8 @@ def search(task: RetrievalTask, queries: Tensor, documents: Iterable[Tensor]) ->
 
     Args:
         task: the task whose texts were embedded.
-        queries: (Q, D); the scores are computed on their device.
-        documents: the corpus in chunks, (N', D) each, in order.
+        queries: (Q, D), or (Q, L, D) for MaxSim; the scores are computed on their device.
+        documents: the corpus in chunks, (N', D) or (N', L, D) each, in order.
     """
     finite = bool(queries.isfinite().all())
     nearest = Nearest(queries, depth=max(RECALL_DEPTHS), own=_own_documents(task))

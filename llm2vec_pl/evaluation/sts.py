@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llm2vec_pl.data.files import Row, load_split, looks_local, problem_of, read_records, spread
+from llm2vec_pl.data.files import (
+    PairColumns,
+    Row,
+    load_split,
+    looks_local,
+    read_records,
+    scored_pair,
+    spread,
+)
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.evaluation.embedding import embedder
 
-COLUMNS = ("sentence1", "sentence2", "score")
+COLUMNS: tuple[str, str, str] = PairColumns()[:3]
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ class STSTask:
             name = name or Path(path).name.split(".")[0]
         else:
             rows = _hub_rows(str(path), split, subset, columns)
-        pairs = [_pair(row, columns) for row in rows]
+        pairs = [scored_pair(row, columns) for row in rows]
         if len({score for _, _, score in pairs}) < 2:
             raise UserError(
                 f"{path}: expected pairs with at least two different scores, to have an order, "
@@ -133,29 +140,6 @@ def _ranks(values: Tensor) -> Tensor:
     last = counts.cumsum(0).double()  # the rank of each value's last occurrence, from 1
     ranks: Tensor = (last - (counts - 1) / 2)[place]
     return ranks
-
-
-def _pair(row: Row, columns: Sequence[str]) -> tuple[str, str, float]:
-    if not isinstance(row.value, dict):
-        raise UserError(f"{row.place}: expected a pair with a score, but got {row.value}.")
-    first, second, score = (row.value.get(column) for column in columns)
-    for text, column in zip((first, second), columns, strict=False):
-        if problem := problem_of(text):
-            raise UserError(f"{row.place}: expected a text in {column!r}, but got {problem}.")
-    number = _number(score)
-    if number is None:
-        raise UserError(f"{row.place}: expected a number in {columns[2]!r}, but got {score!r}.")
-    return first, second, number  # type: ignore[return-value]
-
-
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        number = float(value)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
 
 
 def _hub_rows(path: str, split: str, subset: str | None, columns: Sequence[str]) -> Iterator[Row]:

@@ -48,6 +48,8 @@ def add_lora(
     """
     from peft import LoraConfig, get_peft_model
 
+    from llm2vec_pl.lora.added import add_in_place
+
     config = LoraConfig(
         task_type="FEATURE_EXTRACTION",
         base_model_name_or_path=base,
@@ -62,6 +64,7 @@ def add_lora(
         adapted = get_peft_model(decoder, config)
     if not dora:
         fuse_dropout(adapted)
+        add_in_place(adapted)
     return adapted
 
 

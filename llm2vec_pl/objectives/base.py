@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -52,6 +53,9 @@ class Objective(LightningModule):
 
     reads_texts = False
     """Whether the batches of contrastive data shall hold their texts, for use on the host."""
+
+    opened_by = "Encoder"
+    """The class that opens what a run leaves."""
 
     def __init__(
         self,
@@ -188,19 +192,23 @@ class Objective(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW on the trainable weights, with warm-up and decay that fit the run's length."""
-        from transformers import get_scheduler
-
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
             raise UserError(
                 "The learning rate's schedule needs the length of the run, but it has no limit. "
                 "Set `Trainer(max_steps=N)` or `Trainer(max_epochs=N)`."
             )
+        return self.optimizers_for(int(steps))
+
+    def optimizers_for(self, steps: int) -> OptimizerLRSchedulerConfig:
+        """The optimizer and its schedule for a run of so many steps."""
+        from transformers import get_scheduler
+
         warmup = self.warmup_steps if self.warmup_steps >= 1 else self.warmup_steps * steps
         optimizer = self.optimizer()
         # transformers' own "constant" has no warm-up.
         schedule = "constant_with_warmup" if self.schedule == "constant" else self.schedule
-        scheduler = get_scheduler(schedule, optimizer, round(warmup), int(steps))
+        scheduler = get_scheduler(schedule, optimizer, round(warmup), steps)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
@@ -218,6 +226,9 @@ class Objective(LightningModule):
     def notes(self) -> dict[str, Any]:
         """What `llm2vec_config.json` says about the training, for users of the encoder."""
         return {}
+
+    def save_beside(self, folder: Path) -> None:
+        """Writes what users of the encoder need beside it into its folder; nothing by default."""
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """A copy of a batch whose token batches are `prepared`, ready for the device.

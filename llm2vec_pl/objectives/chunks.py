@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -49,7 +50,15 @@ def embed_rows(
         chunk = take(batch, rows, lengths[rows[0]])
         embeddings.append(checkpoint(embed, chunk, use_reentrant=False))
     places = send(np.argsort(order).tolist(), batch["attention_mask"].device)
-    return torch.cat(embeddings)[places]
+    return cat_rows(embeddings)[places]
+
+
+def cat_rows(parts: Sequence[Tensor]) -> Tensor:
+    """Rows one after another; those of L tokens, (B, L, D), get zeros up to the longest."""
+    if parts[0].dim() < 3:
+        return torch.cat(list(parts))
+    longest = max(part.shape[1] for part in parts)
+    return torch.cat([F.pad(part, (0, 0, 0, longest - part.shape[1])) for part in parts])
 
 
 def require_chunk_size(chunk_size: int | None) -> None:

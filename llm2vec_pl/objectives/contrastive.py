@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
-from llm2vec_pl.distributed import gather_rows, row_counts, world
+from llm2vec_pl.distributed import world
 from llm2vec_pl.encoder import Encoder, TokenBatch, join
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.objectives.base import Objective, Schedule
-from llm2vec_pl.objectives.chunks import EMBEDDED, embed_rows, require_chunk_size
-from llm2vec_pl.objectives.losses import TextIds, info_nce, similarities
+from llm2vec_pl.objectives.chunks import EMBEDDED, cat_rows, embed_rows, require_chunk_size
+from llm2vec_pl.objectives.gathered_texts import Texts, gather
+from llm2vec_pl.objectives.info_nce import EachText, cosines, info_nce, similarities
+from llm2vec_pl.objectives.spread_out import spread_out
+from llm2vec_pl.objectives.views import check_views, random_state
 
 # `query` and `positive`, B rows each, and `negative`, N rows, if there are negatives. Besides a
 # token batch's keys they may hold `text_id`, equal for equal texts; `negative` holds
@@ -22,16 +25,6 @@ from llm2vec_pl.objectives.losses import TextIds, info_nce, similarities
 ContrastiveBatch = dict[str, TokenBatch]
 
 LOWEST_TEMPERATURE = 0.01  # a learned one goes no lower (CLIP, Radford et al. 2021, section 2.5)
-
-
-class Texts(NamedTuple):
-    """The embedded texts of a batch, of one rank or of all."""
-
-    queries: Tensor  # (B, D)
-    positives: Tensor  # (B, D)
-    negatives: Tensor  # (N, D)
-    query_index: Tensor  # (N,)
-    ids: TextIds | None
 
 
 class Contrastive(Objective):
@@ -56,6 +49,9 @@ class Contrastive(Objective):
             trained as an embedding of their own (Kusupati et al. 2022).
         projection_dim: size of a linear layer with tanh between the embedding and the loss, as in
             SimCSE's training; it is not saved with the encoder. Null: no such layer.
+        spread_out_weight: weight of a regulariser that wants cosines between different queries, and
+            between different positives or negatives, to be those of random directions (Zhang et al.
+            2017); 0 leaves it out.
         learning_rate: the highest learning rate, reached after warm-up.
         warmup_steps: optimizer steps of linear warm-up; below 1, a share of all steps.
         schedule: how the learning rate falls after warm-up.
@@ -76,6 +72,7 @@ class Contrastive(Objective):
         chunk_size: int | None = None,
         matryoshka_dims: list[int] | None = None,
         projection_dim: int | None = None,
+        spread_out_weight: float = 0.0,
         learning_rate: float = 5e-5,
         warmup_steps: float = 0.1,
         schedule: Schedule = "linear",
@@ -86,6 +83,7 @@ class Contrastive(Objective):
         self.symmetric = symmetric
         self.margin = margin
         self.chunk_size = chunk_size
+        self.spread_out_weight = spread_out_weight
         size = projection_dim or encoder.embedding_size
         self.dims = matryoshka_dims or [size]
         self._check(temperature, learn_temperature, size)
@@ -144,22 +142,27 @@ class Contrastive(Objective):
                 "but this batch has none. Set `in_batch_negatives=True`, or give data whose rows "
                 "have a negative (`max_negatives` above 0)."
             )
-        losses = [
-            info_nce(
-                texts.queries[:, :dim],
-                texts.positives[:, :dim],
-                texts.negatives[:, :dim],
-                self.temperature,
-                symmetric=self.symmetric,
-                rows=rows,
-                **self._options(texts),
-            )
-            for dim in self.dims
-        ]
+        options = {**self._options(texts), "symmetric": self.symmetric, "rows": rows}
+        losses = [info_nce(*texts.parts(dim), self.temperature, **options) for dim in self.dims]
         if self._trainer is not None:
             self._log(texts, rows)
+        loss = torch.stack(losses).mean() * (share if torch.is_grad_enabled() else 1.0)
+        if self.spread_out_weight:
+            loss = loss + self.spread_out_weight * self.spread_out(texts)
+        return loss
+
+    def spread_out(self, texts: Texts) -> Tensor:
+        """The regulariser over the texts of all ranks, the same on each of them, a scalar.
+
+        Each rank computes all of it: `gather` adds up what the mean over ranks divides.
+        """
+        kinds = 3 if len(texts.negatives) else 2
+        ids = None if texts.ids is None else list(texts.ids)[:kinds]
+        losses = [spread_out(texts.parts(dim)[:kinds], ids) for dim in self.dims]
         loss = torch.stack(losses).mean()
-        return loss * share if torch.is_grad_enabled() else loss
+        if self._trainer is not None:
+            self.log_mean("spread_out", loss, len(texts.queries))
+        return loss
 
     def embed(self, batch: ContrastiveBatch) -> Texts:
         """The embeddings that the loss compares, all texts in one pass through the decoder."""
@@ -174,18 +177,26 @@ class Contrastive(Objective):
         if self.encoder.packs or self.chunk_size or world()[1] > 1:
             embeddings = self.embed_rows(join(parts))
         else:  # short queries should not be padded to the length of documents
-            embeddings = torch.cat([self.embed_rows(part) for part in parts])
+            embeddings = cat_rows([self.embed_rows(part) for part in parts])
         rows = [len(part["input_ids"]) for part in parts]
         queries, positives, *negatives = self.projection(embeddings).split(rows)
         if before is not None:
             self._views_checked = True
             drew = not torch.equal(before, random_state(device))
-            self._check_views(batch, queries, positives, drew)
-        negative = batch.get("negative")
-        if negative is None:
-            index = torch.empty(0, dtype=torch.long, device=queries.device)
-            return Texts(queries, positives, queries[:0], index, self._ids(batch))
-        return Texts(queries, positives, negatives[0], negative["query_index"], self._ids(batch))
+            check_views(self.encoder, batch, queries, positives, drew)
+        index = torch.empty(0, dtype=torch.long, device=device)
+        return Texts(
+            queries=queries,
+            positives=positives,
+            negatives=negatives[0] if negatives else queries[:0],
+            query_index=batch["negative"]["query_index"] if negatives else index,
+            ids=self._each(batch, "text_id"),
+            guide=self._each(batch, "guide"),
+        )
+
+    def score(self, queries: Tensor, candidates: Tensor) -> Tensor:
+        """Cosine of each query with each candidate, (R, D) and (C, D) -> (R, C)."""
+        return cosines(queries, candidates)
 
     def embed_rows(self, batch: TokenBatch) -> Tensor:
         """The embeddings of a token batch, (B, D), with the activations of one chunk at a time."""
@@ -196,51 +207,13 @@ class Contrastive(Objective):
         instructions = task_instructions(self)
         return {"temperature": self.temperature.item(), "instructions": instructions}
 
-    def _ids(self, batch: ContrastiveBatch) -> TextIds | None:
-        if "text_id" not in batch["query"]:
+    def _each(self, batch: ContrastiveBatch, key: str) -> EachText | None:
+        """What the batch holds of each text under a key; None if it holds nothing."""
+        if key not in batch["query"]:
             return None
-        query, positive = batch["query"]["text_id"], batch["positive"]["text_id"]
-        negative = batch["negative"]["text_id"] if "negative" in batch else query[:0]
-        return TextIds(query, positive, negative)
-
-    def _check_views(
-        self, batch: ContrastiveBatch, queries: Tensor, positives: Tensor, drew: bool
-    ) -> None:
-        """Checks, once per fit, that dropout is on: without it, SimCSE silently learns nothing.
-
-        Args:
-            batch: the first batch.
-            queries: embeddings of its queries, (B, D).
-            positives: embeddings of its positives, (B, D); in SimCSE, of the same sentences.
-            drew: whether random numbers were drawn to compute them. If not, nothing was dropped,
-                however far rounding in half precision moves two views apart.
-        """
-        if drew and self._lora_drops():
-            return
-        same_texts = torch.equal(*(batch[part]["input_ids"] for part in ("query", "positive")))
-        if not same_texts or (drew and _differ(queries, positives)):
-            return
-        remedy = (
-            "Set `attention_dropout=0.3`, as the paper does, or `lora_dropout` above 0."
-            if self.encoder.training and self.encoder.decoder.training
-            else "The encoder is in evaluation mode, which drops nothing: call train() on it."
-        )
-        raise UserError(
-            "Each sentence is its own positive, and both have the same embedding: without "
-            f"dropout there is nothing to learn. {remedy}"
-        )
-
-    def _lora_drops(self) -> bool:
-        """Whether a LoRA's dropout is on.
-
-        A new LoRA adds nothing to its layer: its dropout makes two views differ from step 2 on.
-        """
-        dropouts = (
-            module
-            for name, module in self.encoder.decoder.named_modules()
-            if "lora_" in name and module.training
-        )
-        return any(getattr(module, "p", 0.0) > 0 for module in dropouts)
+        query, positive = batch["query"][key], batch["positive"][key]
+        negative = batch["negative"][key] if "negative" in batch else query[:0]
+        return EachText(query, positive, negative)
 
     def _options(self, texts: Texts) -> dict[str, Any]:
         return {
@@ -248,6 +221,8 @@ class Contrastive(Objective):
             "query_index": texts.query_index,
             "ids": texts.ids,
             "margin": self.margin,
+            "guide": texts.guide,
+            "score": self.score,
         }
 
     @torch.no_grad()
@@ -273,6 +248,8 @@ class Contrastive(Objective):
                 "`learn_temperature=False`."
             )
         require_chunk_size(self.chunk_size)
+        if self.spread_out_weight < 0:
+            raise UserError(f"`spread_out_weight` is at least 0, but got {self.spread_out_weight}.")
         if self.symmetric and not self.in_batch_negatives:
             raise UserError(
                 "`symmetric=True` compares each positive with the other queries of the batch: it "
@@ -289,41 +266,3 @@ def task_instructions(module: Objective) -> dict[str, list[str]]:
     """Task -> the instructions of its queries, of the data that a module is trained on."""
     data = getattr(module._trainer, "datamodule", None)
     return {task.name: list(task.instruction.texts) for task in getattr(data, "tasks", [])}
-
-
-def random_state(device: torch.device) -> Tensor:
-    """The state of a device's random number generator; no number is drawn."""
-    if device.type == "cpu":
-        return torch.get_rng_state()
-    module = torch.get_device_module(device)
-    state: Tensor = module.get_rng_state(*([device] if device.type != "mps" else []))
-    return state
-
-
-def _differ(queries: Tensor, positives: Tensor) -> bool:
-    """Whether two views, (B, D) each, differ by more than rounding in float32."""
-    return bool((queries - positives).norm() > 1e-4 * queries.norm())
-
-
-def gather(texts: Texts) -> tuple[Texts, slice, float]:
-    """The texts of all ranks, which queries are this rank's, and the weight of this rank's mean.
-
-    Ranks may hold different numbers of texts. The weights' mean over ranks is 1.
-    """
-    counts = row_counts(texts.queries, texts.negatives)
-    queries, negatives = zip(*counts, strict=True)
-    rank, ranks = world()
-    before = sum(queries[:rank])
-    rows = slice(before, before + queries[rank])
-    ids = texts.ids
-    if ids is not None:
-        counts_of_each = (queries, queries, negatives)
-        ids = TextIds(*map(gather_rows, ids, counts_of_each))
-    gathered = Texts(
-        gather_rows(texts.queries, queries),
-        gather_rows(texts.positives, queries),
-        gather_rows(texts.negatives, negatives),
-        gather_rows(texts.query_index + before, negatives),
-        ids,
-    )
-    return gathered, rows, queries[rank] * ranks / sum(queries)

@@ -38,7 +38,8 @@ def load_encoder(module: LightningModule, encoder: Encoder) -> None:
             '`quantization="int8_dynamic"` is for encoding only. To train a LoRA on quantized '
             'weights, set `quantization="nf4"` or `quantization="int8"`, and `lora_rank` above 0.'
         )
-    if encoder.quantization and not encoder.lora_rank and trainer.training:
+    trains = trainer.training and not getattr(module, "is_frozen", False)
+    if encoder.quantization and not encoder.lora_rank and trains:
         raise UserError(
             f"`quantization={encoder.quantization!r}` keeps the weights as they are. Train a LoRA "
             "on them: set `lora_rank` above 0."

@@ -35,17 +35,21 @@ class Teacher:
             sentence-transformers (with a `modules.json`) or of any encoder (`model_name`).
         instruction: written before each text.
         batch_size: most texts that it embeds at once.
+        argument: the objective's argument that names it, for errors.
 
     Raises:
         UserError: if there is no such model, or sentence-transformers is needed and absent.
     """
 
-    def __init__(self, name: str, instruction: str = "", batch_size: int = 64) -> None:
+    def __init__(
+        self, name: str, instruction: str = "", batch_size: int = 64, argument: str = "teacher"
+    ) -> None:
         self.name = name
+        self.argument = argument
         self.instruction = instruction
         self.batch_size = batch_size
         self._embed: Embed | None = None
-        with _errors_about_the_teacher():
+        with _errors_about(argument):
             self.source = locate(name)
             contents = encoder_contents(name)
         recipe = {"format": _FORMAT, "teacher": contents, "instruction": instruction}
@@ -86,7 +90,7 @@ class Teacher:
         torch.set_default_dtype(torch.float32)  # `bf16-true` sets another
         try:
             with (
-                _errors_about_the_teacher(),
+                _errors_about(self.argument),
                 torch.random.fork_rng(devices=[]),
                 torch.device("cpu"),  # Lightning may have made another one the default
                 torch.autocast(device.type, enabled=False),
@@ -106,8 +110,8 @@ class Teacher:
             return self._sentence_transformer(name, revision)
         if Path(name).is_dir() and not any(Path(name).glob("*.safetensors")):
             raise UserError(
-                f"`teacher`: expected a folder with an encoder (*.safetensors) or a model of "
-                f"sentence-transformers (modules.json), but {name} has neither. Check the path."
+                f"`{self.argument}`: expected a folder with an encoder (*.safetensors) or a model "
+                f"of sentence-transformers (modules.json), but {name} has neither. Check the path."
             )
         encoder = _frozen(Encoder.from_pretrained(name, revision=revision))
 
@@ -122,15 +126,15 @@ class Teacher:
             from sentence_transformers import SentenceTransformer
         except ImportError as error:
             raise UserError(
-                f"`teacher` {self.name} is a model of sentence-transformers, which is not "
+                f"`{self.argument}` {self.name} is a model of sentence-transformers, which is not "
                 'installed. Run pip install "sentence-transformers>=5".'
             ) from error
         try:
             model = _frozen(SentenceTransformer(name, revision=revision, device="cpu"))
         except Exception as error:  # whatever a broken or missing file leads to
             raise UserError(
-                f"`teacher`: sentence-transformers cannot open {self.name} ({error}). Copy or "
-                "download it again."
+                f"`{self.argument}`: sentence-transformers cannot open {self.name} ({error}). Copy "
+                "or download it again."
             ) from error
 
         def embed(texts: list[str], device: torch.device) -> Tensor:
@@ -153,13 +157,14 @@ def _frozen(model: Any) -> Any:
 
 
 @contextmanager
-def _errors_about_the_teacher() -> Iterator[None]:
-    """Has errors name the argument `teacher`, as an encoder is `model_name` elsewhere."""
+def _errors_about(argument: str) -> Iterator[None]:
+    """Has errors name this argument, as an encoder is `model_name` elsewhere."""
     try:
         yield
     except UserError as error:
-        message = str(error).replace("`model_name`", "`teacher`")
-        raise UserError(message if "`teacher`" in message else f"`teacher`: {message}") from error
+        name = f"`{argument}`"
+        message = str(error).replace("`model_name`", name)
+        raise UserError(message if name in message else f"{name}: {message}") from error
 
 
 def _named(source: Source) -> tuple[str, str | None]:

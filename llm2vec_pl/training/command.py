@@ -57,8 +57,8 @@ class Command(LightningCLI):
         name: name of the recipe; runs go to `runs/NAME` unless `--trainer.default_root_dir` is
             given.
         model: the objective, unless `--model` names another.
-        data: the data module, unless `--data` names another; it needs no path. It does not depend
-            on the decoder.
+        data: the data module, unless `--data` names another; it needs no path, unless it is the
+            `reader`. It does not depend on the decoder.
         defaults: defaults of further flags, such as {"trainer.max_steps": 1000}.
         demo: YAML file with settings for the embedded decoder. They apply to it, and to encoders
             trained from it, if there is no `--config`.
@@ -76,6 +76,7 @@ class Command(LightningCLI):
     ) -> None:
         self.name = name
         self.reader = reader
+        self.has_data = data is not reader  # the package's own, if no flag names any
         self.demo = demo
         defaults = defaults or {}
         self.defaults = {
@@ -153,7 +154,7 @@ class Command(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Prints what the data is if no flag or file names it."""
-        if self.given.data is None:
+        if self.given.data is None and self.has_data:
             data = self.config["data"]["class_path"].rpartition(".")[2]
             numbers = f"settings from {self.demo}" if self.demo else "the recipe's own settings"
             rank_zero_info(

@@ -16,6 +16,7 @@ NOISE = (
     r".*isinstance\(treespec, LeafSpec\).*",
     r".*does not have many workers.*",
     r".*You have overridden `on_before_batch_transfer`.*",
+    r".*module\(s\) in eval mode at the start of training.*",  # a frozen encoder
     r".*Experiment logs directory .* exists and is not empty.*",  # when a run is resumed
     r".*Checkpoint directory .* exists and is not empty.*",
 )
@@ -28,6 +29,9 @@ def silence_noise() -> None:
     for name in ("utilities.rank_zero", "trainer.connectors.logger_connector.logger_connector"):
         logger = logging.getLogger(f"lightning.pytorch.{name}")
         logger.addFilter(lambda record: "litlogger" not in record.getMessage())
+    # That a kernel for 4-bit weights on some CPUs could be fetched from the hub.
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    logger.addFilter(lambda record: "gemm_4bit_forward" not in record.getMessage())
 
 
 class RunProgressBar(RichProgressBar):

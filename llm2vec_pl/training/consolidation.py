@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from llm2vec_pl.decoder import ENCODER
-from llm2vec_pl.encoder import Encoder, require_same_origin, save_encoder
+from llm2vec_pl.encoder import Encoder, require_same_origin, save_encoder, save_projection
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.training.checkpoint_files import CheckpointFiles
 from llm2vec_pl.training.resume import find_checkpoint
@@ -50,8 +51,11 @@ def consolidate(checkpoint: str, out: Path | None = None) -> Path:
         "metrics": saved.get("metrics", {}),
         "config": config,
     }
-    folder = save_encoder(encoder, out or path.parents[1] / ENCODER, stage)
-    print(f"Wrote {folder}: open it with Encoder.from_pretrained({str(folder)!r}).")
+    weight = saved["state_dict"].get("token_projection.weight")  # of LateInteraction
+    also = None if weight is None else partial(save_projection, weight)
+    folder = save_encoder(encoder, out or path.parents[1] / ENCODER, stage, also=also)
+    kind = "Encoder" if weight is None else "MultiVectorEncoder"
+    print(f"Wrote {folder}: open it with {kind}.from_pretrained({str(folder)!r}).")
     return folder
 
 

@@ -134,6 +134,8 @@ def announce_memory(trainer: Trainer, module: LightningModule, batch: Any) -> Ex
     encoder = getattr(module, "encoder", None)
     if encoder is None or not token_batches(batch):
         return None
+    if not any(weight.requires_grad for weight in encoder.parameters()):
+        return None  # frozen: a step keeps no activations
     from llm2vec_pl.training.memory import (
         estimate_of,
         free_memory,

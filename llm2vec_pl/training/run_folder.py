@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from llm2vec_pl.decoder import ENCODER
 from llm2vec_pl.encoder import pinned_flags, save_encoder, saved_weights
-from llm2vec_pl.objectives import Objective
+from llm2vec_pl.objectives import Objective, WordObjective
 from llm2vec_pl.training.checkpoints import BEST
 
 
@@ -51,12 +51,15 @@ def save_run(trainer: Trainer, recipe: str, config: Any, kept: Kept) -> Path | N
         kept: from `keep_best`, for the lineage.
 
     Returns:
-        The folder, on rank 0; None on other ranks and for a run without a folder.
+        The folder, on rank 0; None on other ranks, for a run without a folder, and for an encoder
+        that was frozen.
     """
     folder = trainer.log_dir
     module = trainer.lightning_module
     quick = trainer.fast_dev_run  # type: ignore[attr-defined]
     if folder is None or quick or not isinstance(module, Objective):
+        return None
+    if isinstance(module, WordObjective) and module.is_frozen:
         return None
     weights = saved_weights(module.encoder)  # from all ranks
     if not trainer.is_global_zero:
@@ -69,8 +72,9 @@ def save_run(trainer: Trainer, recipe: str, config: Any, kept: Kept) -> Path | N
         "config": as_json(config),
     }
     module.encoder.notes |= module.notes()
-    path = save_encoder(module.encoder, Path(folder) / ENCODER, stage, weights)
-    rank_zero_info(f"Wrote {path}: open it with Encoder.from_pretrained({str(path)!r}).")
+    path = save_encoder(module.encoder, Path(folder) / ENCODER, stage, weights, module.save_beside)
+    opened = f"{module.opened_by}.from_pretrained({str(path)!r})"
+    rank_zero_info(f"Wrote {path}: open it with {opened}.")
     return path
 
 

@@ -112,9 +112,10 @@ class ShowBatch:
             style="bold",
         )
         rows = range(min(self.max_rows, len(mask)))
-        owners = batch.get("query_index")
+        owners, scores = batch.get("query_index"), batch.get("score")
         for row in rows:
             owner = "" if owners is None else f" (of query {owners[row].item()})"
+            owner += "" if scores is None else f" (score {scores[row].item():g})"
             self.console.print(f"  {row}{owner}: ", self._tokens(batch, row), sep="")
         if len(mask) > len(rows):
             self._line(f"  and {len(mask) - len(rows)} more rows")

@@ -22,7 +22,15 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from llm2vec_pl.encoder.encoder import Encoder
-from llm2vec_pl.objectives import MNTP, Contrastive, Distillation, Objective
+from llm2vec_pl.objectives import (
+    MNTP,
+    AnglE,
+    Contrastive,
+    Distillation,
+    GISTEmbed,
+    LateInteraction,
+    Objective,
+)
 
 TEXTS = [
     "one two three four five six seven eight nine ten",
@@ -97,6 +105,39 @@ def chunked_distillation(folder: str, rows: slice):
     return distillation(folder, rows, chunk_size=3)
 
 
+def spread_out(folder: str, rows: slice):
+    return contrastive(folder, rows, NEGATIVES, spread_out_weight=0.5, matryoshka_dims=[8, 32])
+
+
+def angles(folder: str, rows: slice):
+    """With pairs of pairs that lie on two ranks, and scores that are equal on both."""
+    encoder = Encoder(folder, lora_rank=4, lora_dropout=0.0)
+    batch = contrastive_batch(encoder, rows, [[]] * len(QUERIES))
+    batch["positive"]["score"] = torch.tensor([1.0, 3.0, 2.0, 2.0, 5.0, 0.0, 1.0, 4.0])[rows]
+    return loaded(AnglE(encoder, chunk_size=3)), batch
+
+
+def guided(folder: str, rows: slice):
+    encoder = Encoder(folder, lora_rank=4, lora_dropout=0.0)
+    objective = loaded(GISTEmbed(encoder, "tiny", margin=0.1, symmetric=True))
+    batch = contrastive_batch(encoder, rows, NEGATIVES)
+    batch["query"]["texts"], batch["positive"]["texts"] = QUERIES[rows], POSITIVES[rows]
+    batch["negative"]["texts"] = [text for texts in NEGATIVES[rows] for text in texts]
+    return objective, objective.guided(batch)
+
+
+def late(folder: str, rows: slice, **options):
+    """With another longest text on each rank."""
+    encoder = Encoder(folder, lora_rank=4, lora_dropout=0.0)
+    torch.manual_seed(0)  # for the projection
+    objective = loaded(LateInteraction(encoder, 8, symmetric=True, margin=0.3, **options))
+    return objective, contrastive_batch(encoder, rows, NEGATIVES)
+
+
+def chunked_late(folder: str, rows: slice):
+    return late(folder, rows, chunk_size=3)
+
+
 def gradients(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {
         name: p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad.clone()
@@ -143,6 +184,7 @@ def cut(*borders: int) -> list[slice]:
     [
         ([contrastive, own_negatives_only, chunked], cut(0, 4, 8)),
         ([distillation, chunked_distillation], cut(0, 3, 8)),
+        ([spread_out, angles, guided, late, chunked_late], cut(0, 3, 8)),
         ([contrastive], cut(0, 2, 4, 6, 8)),
         ([mntp, ragged], cut(0, 2, 3, 8)),
     ],

@@ -262,3 +262,26 @@ def test_a_folder_without_weights_says_what_it_holds(llama_folder, tmp_path):
 def test_a_misspelt_folder_names_the_nearest(llama_folder):
     with pytest.raises(UserError, match=r"Did you mean .*llama\?"):
         Encoder(llama_folder + "a")
+
+
+def test_the_states_of_all_layers_begin_with_the_embeddings_and_end_with_those_that_are_pooled(
+    encoder,
+):
+    encoder.eval()
+    batch = encoder.tokenize(TEXTS)
+    real = batch["attention_mask"].bool()
+    with torch.no_grad():
+        states = encoder.layer_states(batch)
+        last = encoder.hidden_states(batch)
+        embedded = encoder.decoder.get_input_embeddings()(batch["input_ids"])
+    assert len(states) == encoder.config.num_hidden_layers + 1
+    torch.testing.assert_close(states[0][real], embedded[real])
+    torch.testing.assert_close(states[-1][real], last[real], atol=1e-5, rtol=1e-4)
+
+
+def test_an_encoder_as_saved_is_that_of_from_pretrained_without_its_weights(encoder, tmp_path):
+    folder = save_encoder(encoder, tmp_path / "encoder")
+    waiting = Encoder.as_saved(folder, pooling="last")
+    assert not waiting.is_loaded
+    expected = Encoder.from_pretrained(folder, pooling="last").encode(TEXTS)
+    torch.testing.assert_close(waiting.load().encode(TEXTS), expected)

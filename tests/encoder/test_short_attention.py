@@ -56,9 +56,20 @@ def test_in_bfloat16_it_differs_from_pytorchs_attention_by_rounding_only():
     assert error < 0.05
 
 
+def test_dropout_leaves_the_expected_output_and_drops_weights_not_values():
+    query, key, value = states()
+    usual = short_attention(query, key, value)
+    drawn = torch.stack([short_attention(query, key, value, None, 0.3) for _ in range(2000)])
+    assert (drawn.mean(0) - usual).abs().max() < 0.15
+    assert not torch.equal(drawn[0], drawn[1])
+    assert (drawn[0] != 0).all()  # a dropped value would be 0
+    torch.testing.assert_close(short_attention(query, key, value, None, 1.0), usual * 0)
+
+
 def test_it_is_for_training_in_half_precision_on_a_cpu_with_every_token_seen():
     query, *_ = states(dtype=torch.bfloat16)
     assert is_short(BOTH_WAYS, query, None)
+    assert is_short(BOTH_WAYS, query, None, dropout=0.1)
     assert not is_short(BOTH_WAYS, query.float(), None)
     with torch.autocast("cpu", torch.bfloat16):
         assert is_short(BOTH_WAYS, query.float(), None)
@@ -66,7 +77,6 @@ def test_it_is_for_training_in_half_precision_on_a_cpu_with_every_token_seen():
     assert not is_short(SimpleNamespace(is_causal=False, training=False), query, None)
     assert not is_short(BOTH_WAYS, query, None, is_causal=True)
     assert not is_short(BOTH_WAYS, query, torch.ones(7, 7))
-    assert not is_short(BOTH_WAYS, query, None, dropout=0.1)
     assert not is_short(BOTH_WAYS, query, None, softcap=30.0)
     assert not is_short(BOTH_WAYS, query.detach(), None)
     assert not is_short(BOTH_WAYS, query.to("meta"), None)

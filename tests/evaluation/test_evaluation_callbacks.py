@@ -11,10 +11,11 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 from silent import SILENT
 from torch.utils.data import DataLoader
 
+from llm2vec_pl.encoder import MultiVectorEncoder, new_projection, padded
 from llm2vec_pl.encoder.encoder import Encoder
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.evaluation import RetrievalEvaluation, STSEvaluation, evaluate_sts
-from llm2vec_pl.evaluation.embedding import encode_on_all_ranks
+from llm2vec_pl.evaluation.embedding import embedder, encode_on_all_ranks
 from llm2vec_pl.objectives import Objective
 
 
@@ -209,6 +210,9 @@ def passes_on_a_rank(rank: int, folder: str, result: str) -> None:
     for count in range(1, len(TEXTS) + 1):
         embeddings[count] = encode_on_all_ranks(encoder, TEXTS[:count], "Say: ", batch_size=2)
         embeddings[f"{count} passes"] = torch.tensor(len(passes))
+    for count in (1, len(TEXTS)):
+        embed = embedder(multi_vector(encoder), batch_size=2, on_all_ranks=True)
+        embeddings[f"{count} with tokens"] = embed(TEXTS[:count], "Say: ")
     found = {"embeddings": embeddings}
     for strategy in STRATEGIES:
         objective = module(encoder_folder, learning_rate=1e-2)
@@ -224,6 +228,11 @@ def passes_on_a_rank(rank: int, folder: str, result: str) -> None:
         fit(objective, strategy=strategy, max_steps=2, **options)
         found[f"{strategy} fit"] = callbacks[-1].values
     torch.save(found, f"{result}-{rank}")
+
+
+def multi_vector(encoder: Encoder) -> MultiVectorEncoder:
+    torch.manual_seed(0)
+    return MultiVectorEncoder(encoder, new_projection(encoder.embedding_size, 8))
 
 
 @pytest.mark.slow
@@ -244,6 +253,11 @@ def test_two_ranks_measure_what_one_does_in_equally_many_passes(
             torch.testing.assert_close(rank["embeddings"][count], expected, atol=1e-6, rtol=1e-5)
         a, b = (rank["embeddings"][f"{count} passes"] for rank in ranks)
         assert a == b
+    for count in (1, len(TEXTS)):
+        expected = padded(multi_vector(encoder).encode(TEXTS[:count], "Say: "))
+        for rank in ranks:
+            vectors = rank["embeddings"][f"{count} with tokens"]
+            torch.testing.assert_close(vectors, expected, atol=1e-5, rtol=1e-5)
 
     objective = module(llama_folder)
     callbacks = [STSEvaluation(sts_file), RetrievalEvaluation(retrieval_folder)]

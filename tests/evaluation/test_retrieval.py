@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm2vec_pl.data.retrieval_task import RetrievalTask
+from llm2vec_pl.encoder import MultiVectorEncoder, new_projection
 from llm2vec_pl.encoder.encoder import Encoder
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.evaluation import retrieval
@@ -51,6 +52,27 @@ def test_the_corpus_is_searched_in_chunks(monkeypatch):
     encoder = Lengths()
     assert evaluate_retrieval(encoder, task()) == dict.fromkeys(METRICS, 1.0)
     assert encoder.largest_call == 2
+
+
+def test_maxsim_ranks_what_has_a_vector_for_each_token(llama_folder, monkeypatch):
+    """Texts of unequal lengths, in chunks: as if each query met each document alone."""
+    monkeypatch.setattr(retrieval, "_WITH_TOKENS_AT_ONCE", 2)
+    encoder = Encoder(llama_folder, lora_rank=0).load()
+    torch.manual_seed(0)
+    model = MultiVectorEncoder(encoder, new_projection(encoder.embedding_size, 8))
+    queries = {"q1": "a cat", "q2": "how to open a file and to read it"}
+    corpus = {"d1": "It purrs.", "d2": "Open the file and return what it holds.", "d3": "a cat"}
+    found = evaluate_retrieval(
+        model, RetrievalTask("tokens", queries, corpus, {"q1": {"d1": 1}, "q2": {"d2": 1}})
+    )
+    rankings = []
+    for query in model.encode(list(queries.values()), batch_size=1):
+        score = lambda d: (query @ d.T).amax(dim=1).mean().item()  # noqa: B023, E731
+        scores = map(score, model.encode(list(corpus.values()), batch_size=1))
+        ranked = sorted(zip(scores, corpus, strict=True), reverse=True)
+        rankings.append([name for _, name in ranked])
+    assert found == ranking_metrics(rankings, [{"d1": 1}, {"d2": 1}])
+    assert found["mrr@10"] < 1  # "a cat" finds itself first
 
 
 def test_queries_and_documents_have_instructions_of_their_own():

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from llm2vec_pl.encoder.encoder import Encoder
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.objectives import Contrastive
-from llm2vec_pl.objectives.losses import info_nce
+from llm2vec_pl.objectives.info_nce import info_nce
 
 QUIET = {
     "accelerator": "cpu",

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm2vec_pl.objectives.losses import TextIds, info_nce, similarities
+from llm2vec_pl.objectives.info_nce import EachText, info_nce, similarities
 
 B, N, D = 6, 9, 16
 OWNERS = torch.tensor([0, 0, 1, 3, 3, 3, 4, 5, 5])  # 2, 1, 0, 3, 1 and 2 negatives
@@ -76,7 +76,7 @@ def test_equals_the_loss_of_sentence_transformers(symmetric):
 
 def test_a_copy_of_the_positive_is_not_held_against_the_query():
     queries, positives, negatives = texts()
-    ids = TextIds(torch.arange(B), torch.arange(10, 10 + B), torch.arange(20, 20 + N))
+    ids = EachText(torch.arange(B), torch.arange(10, 10 + B), torch.arange(20, 20 + N))
     ids.positive[4] = ids.positive[1]
     ids.negative[7] = ids.positive[1]
     scores = similarities(queries, positives, negatives, ids=ids)
@@ -89,14 +89,14 @@ def test_a_copy_of_the_query_is_not_held_against_it():
     """In SimCSE, where a sentence that is drawn twice would be its own negative."""
     queries, positives, _ = texts()
     sentences = torch.tensor([1, 2, 3, 2, 5, 6])
-    scores = similarities(queries, positives, ids=TextIds(sentences, sentences, sentences[:0]))
+    scores = similarities(queries, positives, ids=EachText(sentences, sentences, sentences[:0]))
     assert scores.isinf().nonzero().tolist() == [[1, 3], [3, 1]]
 
 
 def test_the_positive_of_an_equal_query_is_a_right_answer_too():
     queries, positives, _ = texts()
     none = torch.empty(0, dtype=torch.long)
-    ids = TextIds(torch.tensor([1, 1, 2, 3, 4, 5]), torch.arange(10, 10 + B), none)
+    ids = EachText(torch.tensor([1, 1, 2, 3, 4, 5]), torch.arange(10, 10 + B), none)
     assert similarities(queries, positives, ids=ids).isinf().nonzero().tolist() == [[0, 1], [1, 0]]
 
 
@@ -113,7 +113,7 @@ def test_candidates_above_the_margin_are_ignored():
 def test_ignored_candidates_get_no_gradient_and_spoil_none():
     queries, positives, negatives = texts(requires_grad=True)
     temperature = torch.tensor(0.1, requires_grad=True)
-    ids = TextIds(torch.arange(B), torch.arange(10, 10 + B), torch.arange(10, 10 + N))
+    ids = EachText(torch.arange(B), torch.arange(10, 10 + B), torch.arange(10, 10 + N))
     ids.negative[:] = 10  # the first query's positive
     info_nce(queries, positives, negatives, temperature, ids=ids).backward()
     assert queries.grad.isfinite().all()
@@ -159,7 +159,7 @@ def test_the_rows_of_two_ranks_make_the_loss_of_one(seed, border, symmetric, dup
     generator = torch.Generator().manual_seed(seed)
     highest = 3 if duplicates else 1000
     draw = lambda rows: torch.randint(highest, (rows,), generator=generator)  # noqa: E731
-    options = {"symmetric": symmetric, "ids": TextIds(draw(B), draw(B), draw(N))}
+    options = {"symmetric": symmetric, "ids": EachText(draw(B), draw(B), draw(N))}
     whole = info_nce(queries, positives, negatives, **options)
     first, second = (
         info_nce(queries, positives, negatives, rows=rows, **options)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from contrastive_texts import QUERIES, contrastive_batch, tokens
+from contrastive_texts import POSITIVES, QUERIES, contrastive_batch, tokens
 from forked import spawn
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
@@ -12,7 +12,15 @@ from torch.utils.data import DataLoader
 from waits import DEVICE, Waits, Watched
 
 from llm2vec_pl.encoder.encoder import Encoder
-from llm2vec_pl.objectives import MNTP, CausalLM, Contrastive, Distillation
+from llm2vec_pl.objectives import (
+    MNTP,
+    AnglE,
+    CausalLM,
+    Contrastive,
+    Distillation,
+    GISTEmbed,
+    LateInteraction,
+)
 from llm2vec_pl.training.checkpoint_files import CheckpointFiles
 from llm2vec_pl.training.checkpoints import Checkpoints
 from llm2vec_pl.training.console import RunProgressBar
@@ -59,6 +67,25 @@ def distillation(folder, **options):
     return Distillation(encoder, "tiny", **options), batch
 
 
+def graded(folder):
+    encoder = Encoder(folder, lora_rank=4)
+    batch = {"query": tokens(encoder, QUERIES), "positive": tokens(encoder, POSITIVES)}
+    batch["positive"]["score"] = torch.arange(float(len(QUERIES)))
+    return AnglE(encoder), batch
+
+
+def guided(folder):
+    encoder = Encoder(folder, lora_rank=4)
+    parts = {"query": QUERIES, "positive": POSITIVES}
+    batch = {part: {**tokens(encoder, texts), "texts": texts} for part, texts in parts.items()}
+    return GISTEmbed(encoder, "tiny"), batch
+
+
+def late(folder):
+    encoder = Encoder(folder, lora_rank=4)
+    return LateInteraction(encoder, 8, chunk_size=3), contrastive_batch(encoder)
+
+
 def without_pooling(encoder):
     return {k: v for k, v in encoder.tokenize(QUERIES).items() if k != "pooling_mask"}
 
@@ -75,11 +102,19 @@ CASES = {
     "distillation": distillation,
     "distillation in chunks": lambda folder: distillation(folder, chunk_size=3),
     "supervised with everything": lambda folder: supervised(
-        folder, learn_temperature=True, symmetric=True, margin=0.1, matryoshka_dims=[8, 32]
+        folder,
+        learn_temperature=True,
+        symmetric=True,
+        margin=0.1,
+        matryoshka_dims=[8, 32],
+        spread_out_weight=0.1,
     ),
+    "with graded pairs": graded,
+    "with a guide": guided,
+    "with late interaction in chunks": late,
 }
 
-SLOW = {case: pytest.mark.slow for case in CASES if " with" in case or "again" in case}
+SLOW = {case: pytest.mark.slow for case in CASES if "with" in case.split() or "again" in case}
 
 
 def fit(module, batch, tmp_path, bar=None, **options):

@@ -8,8 +8,9 @@ import pytest
 import torch
 from trained import articles
 
-from llm2vec_pl.data import Wikipedia
-from llm2vec_pl.objectives import MNTP
+from llm2vec_pl.data import Wikipedia, WikipediaSentences
+from llm2vec_pl.encoder import MultiVectorEncoder
+from llm2vec_pl.objectives import MNTP, LateInteraction
 from llm2vec_pl.training.command import Command
 from llm2vec_pl.training.consolidation import consolidate
 
@@ -74,6 +75,26 @@ def test_the_lineage_is_all_of_the_best_model(llama_folder, tmp_path, monkeypatc
     last = stage_of(consolidate(str(left / "checkpoints" / "last.ckpt"), tmp_path / "last"))
     assert last["steps"] == 7
     assert last["metrics"].get("val/steps", 7) == 7  # or nothing is known of it
+
+
+def test_late_interaction_leaves_its_projection(llama_folder, tmp_path, monkeypatch, capsys):
+    """So does a checkpoint of its run."""
+    flags = f"""simcse.py --encoder.model_name {llama_folder} --encoder.lora_rank 2
+        --encoder.attention_dropout 0.3 --data.path {articles(tmp_path)} --data.batch_size 4
+        --model.projection_dim 8 --trainer.max_steps 2 --trainer.limit_val_batches 1
+        --trainer.accelerator cpu --trainer.enable_progress_bar false
+        --trainer.enable_model_summary false --trainer.default_root_dir {tmp_path / "runs"}"""
+    monkeypatch.setattr(sys, "argv", flags.split())
+    command = Command("simcse", LateInteraction, WikipediaSentences)
+    encoder = command.fit()
+    weight = command.model.token_projection.weight.data
+    torch.testing.assert_close(
+        MultiVectorEncoder.from_pretrained(encoder).projection.weight, weight
+    )
+    checkpoint = encoder.parent / "checkpoints" / "best.ckpt"
+    again = consolidate(str(checkpoint), tmp_path / "again")
+    torch.testing.assert_close(MultiVectorEncoder.from_pretrained(again).projection.weight, weight)
+    assert f"MultiVectorEncoder.from_pretrained({str(again)!r})" in capsys.readouterr().out
 
 
 def test_the_lineage_is_all_of_the_end_where_that_is_the_best(llama_folder, tmp_path, monkeypatch):

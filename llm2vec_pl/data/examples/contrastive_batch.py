@@ -54,6 +54,7 @@ class TextBatch(NamedTuple):
     query_index: list[int]  # which query each negative belongs to
     query_instruction: str
     text_instruction: str  # of positives and negatives
+    scores: list[float] | None = None  # of each query with its positive, in graded pairs
 
 
 class TextBatches(Dataset[TextBatch]):
@@ -79,6 +80,7 @@ class TextBatches(Dataset[TextBatch]):
         instruction = self.instructions[batch.task]
         draw = random.Random(f"{self.seed} {batch.epoch} {batch.number}")
         text = draw.choice(instruction.texts)
+        scores = [example.score for example in examples if example.score is not None]
         return TextBatch(
             task=self.names[batch.task],
             queries=[example.query for example in examples],
@@ -87,6 +89,7 @@ class TextBatches(Dataset[TextBatch]):
             query_index=[i for i, example in enumerate(examples) for _ in example.negatives],
             query_instruction=text,
             text_instruction=text if instruction.symmetric else "",
+            scores=scores or None,
         )
 
 
@@ -105,7 +108,8 @@ class Tokenised:
     def __call__(self, batch: TextBatch) -> dict[str, TokenBatch]:
         """A contrastive batch: `query`, `positive` and, if there are negatives, `negative`.
 
-        Each is a token batch with `text_id`, equal for equal texts; `negative` has `query_index`.
+        Each is a token batch with `text_id`, equal for equal texts; `negative` has `query_index`,
+        and `positive` has `score` if the pairs are graded.
         """
         if get_worker_info():  # the workers are the parallelism
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -113,6 +117,8 @@ class Tokenised:
             "query": self.tokens(batch.queries, batch.query_instruction),
             "positive": self.tokens(batch.positives, batch.text_instruction),
         }
+        if batch.scores is not None:
+            tokens["positive"]["score"] = torch.tensor(batch.scores, dtype=torch.float32)  # (B,)
         if batch.negatives:
             tokens["negative"] = self.tokens(batch.negatives, batch.text_instruction)
             tokens["negative"]["query_index"] = torch.tensor(batch.query_index)  # (N,)

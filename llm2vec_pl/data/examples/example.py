@@ -7,11 +7,15 @@ from typing import NamedTuple
 
 
 class Example(NamedTuple):
-    """A query, one text that belongs to it, and any number of texts that do not."""
+    """A query, one text that belongs to it, and any number of texts that do not.
+
+    In graded pairs the second text belongs to the first as much as the score says.
+    """
 
     query: str
     positive: str
     negatives: Sequence[str] = ()
+    score: float | None = None
 
 
 class Candidates(NamedTuple):

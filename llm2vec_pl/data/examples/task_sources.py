@@ -16,6 +16,7 @@ from llm2vec_pl.data.examples.candidates import Columns
 from llm2vec_pl.data.files import (
     RECORD_READERS,
     HubDataset,
+    PairColumns,
     Row,
     Split,
     column_names,
@@ -49,7 +50,9 @@ class TaskSource(Protocol):
     def place(self, split: Split) -> str:
         """Where a split's records are, for errors."""
 
-    def rows(self, split: Split, columns: Columns, max_rows: int | None) -> Iterator[Row]:
+    def rows(
+        self, split: Split, columns: Columns | PairColumns, max_rows: int | None
+    ) -> Iterator[Row]:
         """The records of a split, in a fixed order."""
 
     def identity(self, split: Split) -> Any:
@@ -143,10 +146,12 @@ class FileTask(TaskSource):
         return ", ".join(map(str, self.files[split]))
 
     @override
-    def rows(self, split: Split, columns: Columns, max_rows: int | None) -> Iterator[Row]:
+    def rows(
+        self, split: Split, columns: Columns | PairColumns, max_rows: int | None
+    ) -> Iterator[Row]:
         return islice(self._rows(split, columns), max_rows)
 
-    def _rows(self, split: Split, columns: Columns) -> Iterator[Row]:
+    def _rows(self, split: Split, columns: Columns | PairColumns) -> Iterator[Row]:
         if split not in self.files:
             raise UserError(f"`tasks`: {self.name} cannot be trained on: {self.left_out}.")
         for file in self.files[split]:
@@ -188,7 +193,9 @@ class HubTask(TaskSource):
         return f"{self.dataset.path} ({split})"
 
     @override
-    def rows(self, split: Split, columns: Columns, max_rows: int | None) -> Iterator[Row]:
+    def rows(
+        self, split: Split, columns: Columns | PairColumns, max_rows: int | None
+    ) -> Iterator[Row]:
         require_columns(self.place(split), columns, self.dataset.columns(split))
         return islice(self.dataset.records(split, columns), max_rows)
 
@@ -197,7 +204,9 @@ class HubTask(TaskSource):
         return [self.dataset.identity(), split]
 
 
-def require_columns(where: str, columns: Columns, there: Iterable[str] | None) -> None:
+def require_columns(
+    where: str, columns: Columns | PairColumns, there: Iterable[str] | None
+) -> None:
     """Raises an error that names the argument if a required column is missing."""
     if there is None:
         return

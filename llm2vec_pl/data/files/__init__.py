@@ -18,6 +18,7 @@ from llm2vec_pl.data.files.records import (
     open_text,
 )
 from llm2vec_pl.data.files.rows import GoodTexts, OnBadRow, problem_of, read_txt
+from llm2vec_pl.data.files.scored_pairs import PairColumns, ScoredPair, scored_pair
 from llm2vec_pl.data.files.shards import ChunkFilter, Shard, ShardFilter, spread
 from llm2vec_pl.data.files.sources import (
     HubDataset,
@@ -48,7 +49,9 @@ __all__ = [
     "HubDataset",
     "OnBadRow",
     "Package",
+    "PairColumns",
     "Row",
+    "ScoredPair",
     "Shard",
     "ShardFilter",
     "Split",
@@ -71,6 +74,7 @@ __all__ = [
     "read_docstrings",
     "read_records",
     "read_txt",
+    "scored_pair",
     "sentences_of",
     "split_of",
     "spread",

@@ -17,7 +17,9 @@ _SPLIT_WORDS = {
     "validation": "validation",
     "val": "validation",
     "dev": "validation",
+    "testa": "validation",  # CoNLL-2003
     "test": "test",
+    "testb": "test",
 }
 
 

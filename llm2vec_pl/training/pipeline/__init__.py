@@ -9,6 +9,7 @@ from llm2vec_pl.training.pipeline.measures import (
 )
 from llm2vec_pl.training.pipeline.run import Pipeline
 from llm2vec_pl.training.pipeline.stages import STAGES
+from llm2vec_pl.training.pipeline.trained import trained_encoders
 
 __all__ = [
     "STAGES",
@@ -18,4 +19,5 @@ __all__ = [
     "documentation",
     "retrieval",
     "sts",
+    "trained_encoders",
 ]
