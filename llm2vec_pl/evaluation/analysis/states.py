@@ -7,14 +7,13 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from llm2vec_pl.bidirectional import accepts_position_ids, position_ids
 from llm2vec_pl.decoder import evaluating
 from llm2vec_pl.encoder import Encoder, TokenBatch, pool
 from llm2vec_pl.errors import UserError
 
 
 def layer_states(encoder: Encoder, batch: TokenBatch) -> tuple[Tensor, ...]:
-    """The hidden states of a batch, layer by layer.
+    """`Encoder.layer_states`, without gradient and dropout.
 
     The last of them are those after the decoder's final normalisation, as `Encoder.hidden_states`
     gives them. All others come from the residual stream and are not normalised. Where a figure
@@ -33,20 +32,8 @@ def layer_states(encoder: Encoder, batch: TokenBatch) -> tuple[Tensor, ...]:
     """
     encoder.load()
     device = next(encoder.parameters()).device
-    mask = batch["attention_mask"].to(device)
-    inputs = {"input_ids": batch["input_ids"].to(device)}
-    if not mask.all():
-        inputs["attention_mask"] = mask
-        if accepts_position_ids(encoder.causal_lm):
-            inputs["position_ids"] = position_ids(mask)
     with torch.no_grad(), evaluating(encoder):
-        output = encoder.decoder(**inputs, use_cache=False, output_hidden_states=True)
-    if not output.hidden_states:
-        raise UserError(
-            f"The decoder of {encoder.source.name} ({encoder.config.model_type}) does not give the "
-            "hidden states of its layers, so it cannot be analysed layer by layer."
-        )
-    return (*output.hidden_states[:-1], output.last_hidden_state)
+        return encoder.layer_states({key: value.to(device) for key, value in batch.items()})
 
 
 def last_states(encoder: Encoder, batch: TokenBatch) -> tuple[Tensor]:
