@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from forked import run_recipe
 from rich.console import Console
 
-from llm2vec_pl.data import E5, Wikipedia
+from llm2vec_pl.data import E5, GradedPairs, Wikipedia
 from llm2vec_pl.encoder.encoder import Encoder
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.training.show_batch import ShowBatch
@@ -82,6 +83,16 @@ def test_equal_texts_and_the_queries_of_negatives_are_shown(encoder, folder) -> 
     assert lines[0] == "instruction of queries: ''"
     assert lines[2].startswith("equal texts: 0 of 8 queries, 7 of ")
     assert any("(of query " in line for line in lines)
+
+
+def test_graded_pairs_are_shown_with_their_scores(encoder, tmp_path) -> None:
+    rows = [{"sentence1": f"a {i}", "sentence2": f"b {i}", "score": i / 4} for i in range(20)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    lines = part(shown(encoder, GradedPairs(str(tmp_path / "pairs.jsonl"))), "pairs")
+    positives = lines[next(i for i, line in enumerate(lines) if line.startswith("positive:")) :]
+    for line in positives[1:4]:
+        number = int(re.search(r"b\D*(\d+)", line.replace("][", ""))[1])
+        assert f"(score {number / 4:g}): " in line
 
 
 def test_on_a_terminal_pooled_tokens_are_bold_and_the_others_dim(encoder, folder) -> None:
