@@ -75,7 +75,7 @@ def models(decoder: str | None, pipeline: Path | None, encoders: list[str]) -> l
             f"--decoder {decoder} and --pipeline {pipeline} both name a decoder to probe. Leave "
             "out one of them."
         )
-    stages = {}
+    stages: dict[str, str] = {}
     if pipeline:
         decoder, stages = trained_encoders(pipeline)
     found = []

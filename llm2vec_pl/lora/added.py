@@ -35,9 +35,10 @@ class AddedLinear(Linear):
         """(..., D) -> (..., O), in the dtype of the layer without its LoRA."""
         names = [name for name in self.active_adapters if name in self.lora_A]
         if args or kwargs or self.merged or self.disable_adapters or not self._are_plain(names):
-            return super().forward(x, *args, **kwargs)
+            whole: Tensor = super().forward(x, *args, **kwargs)
+            return whole
         rows = x.reshape(-1, x.shape[-1])  # (T, D)
-        result = self.base_layer(rows)  # (T, O)
+        result: Tensor = self.base_layer(rows)  # (T, O)
         for name in names:
             low = self.lora_A[name](rows) * self.scaling[name]  # (T, R)
             if low.dtype == result.dtype:
@@ -45,7 +46,7 @@ class AddedLinear(Linear):
                 result.addmm_(low, matrix.T)
             else:  # a LoRA in float32 on a layer in half precision, without autocast
                 result = (result + self.lora_B[name](low)).to(result.dtype)
-        return result.view(*x.shape[:-1], -1)
+        return result.view(*x.shape[:-1], result.shape[-1])
 
     def _are_plain(self, names: list[str]) -> bool:
         """Whether these adapters are two matrices each, with dropout in the first."""

@@ -46,7 +46,7 @@ def ours(model: nn.Module) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("shape", [(7, 12), (2, 5, 12), (12,)])
+@pytest.mark.parametrize("shape", [(7, 12), (2, 5, 12), (12,), (0, 3, 12)])
 def test_output_and_gradients_are_pefts(shape):
     x = torch.randn(shape)
     theirs = output_and_gradients(adapted(), x)
