@@ -42,8 +42,8 @@ class AddedLinear(Linear):
         for name in names:
             low = self.lora_A[name](rows) * self.scaling[name]  # (T, R)
             if low.dtype == result.dtype:
-                matrix = self.lora_B[name].weight.to(low.dtype)  # (O, R)
-                result.addmm_(low, matrix.T)
+                weight: Any = self.lora_B[name].weight  # (O, R)
+                result.addmm_(low, weight.to(low.dtype).T)
             else:  # a LoRA in float32 on a layer in half precision, without autocast
                 result = (result + self.lora_B[name](low)).to(result.dtype)
         return result.view(*x.shape[:-1], result.shape[-1])

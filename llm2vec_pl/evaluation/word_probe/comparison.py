@@ -70,8 +70,8 @@ def compare(
     data = {task: task.read(frozen) for task, frozen in unread.items()}
     for each in asked:
         if missing := each.missing(results):
-            for result in _measure(each, data[each.task], missing):
-                results.add(result)
+            for measured in _measure(each, data[each.task], missing):
+                results.add(measured)
     return summaries(
         result
         for each in asked
