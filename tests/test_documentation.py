@@ -51,7 +51,7 @@ RUNS = (
 )  # fmt: skip
 NAMES = re.compile(r"model(?:_name)?:? ([\w-]+/[\w.-]+)")
 ELSEWHERE = re.compile(
-    r"recipes/configs/(?!tiny)|smollm2-135m|gemma3-270m|[A-Z][\w-]+/[A-Z][\w.-]+|--(?:trainer\.)?(?:devices [2-9]|num_nodes)|google-bert/|--pipeline|--engine ray|--format onnx|--tasks"
+    r"recipes/configs/(?!tiny)|smollm2-135m|gemma3-270m|[\w-]+/[A-Z][\w.-]+|--(?:trainer\.)?(?:devices [2-9]|num_nodes)|google-bert/|--pipeline|--engine ray|--format onnx|--tasks"
 )
 """A model or data of the hub, or several devices: what a machine without a network and a GPU cannot run.
 Tracing a graph takes a minute; `tests/use/export` does it with a decoder of one layer."""

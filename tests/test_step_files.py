@@ -11,7 +11,7 @@ from llm2vec_pl.objectives import MNTP, Contrastive
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "step_files.py"
 CASES = {
-    "MNTP": (MNTP, lambda: PythonDocs(batch_size=2), "mntp.py", 15),
+    "MNTP": (MNTP, lambda: PythonDocs(batch_size=2), "mntp.py", 16),
     "supervised": (Contrastive, lambda: PythonDocsPairs(batch_size=2), "contrastive.py", 17),
 }
 

@@ -50,6 +50,7 @@ from llm2vec_pl.encoder.loading import adapters_below, load_parts
 from llm2vec_pl.encoder.packed_attention import attention_modules, packed_states, takes_packed
 from llm2vec_pl.encoder.packing import pack_texts
 from llm2vec_pl.encoder.pooling import Pooling, pool, pool_packed
+from llm2vec_pl.encoder.projection import warn_of_projection
 from llm2vec_pl.encoder.prompts import require_prompts
 from llm2vec_pl.encoder.reference import RULES, reference_settings, reference_tokenizer
 from llm2vec_pl.encoder.tokenizer import TextTokenizer, TokenBatch
@@ -419,7 +420,9 @@ class Encoder(TextEncoder):
         >>> Encoder.from_pretrained("tiny").encode(["a text", "another"]).shape
         torch.Size([2, 256])
         """
-        return cls.as_saved(folder, **overrides).load().eval()
+        encoder = cls.as_saved(folder, **overrides)
+        warn_of_projection(encoder.source.folder)
+        return encoder.load().eval()
 
     @classmethod
     def as_saved(cls, folder: str | Path, **overrides: Any) -> Encoder:

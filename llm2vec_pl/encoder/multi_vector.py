@@ -47,7 +47,7 @@ class MultiVectorEncoder(nn.Module):
         Raises:
             UserError: if there is no such encoder, or it has no projection.
         """
-        encoder = Encoder.from_pretrained(folder, **overrides)
+        encoder = Encoder.as_saved(folder, **overrides).load().eval()
         projection = read_projection(encoder.source.folder)
         if projection is None:
             raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -58,6 +59,16 @@ def read_projection(folder: Path | None) -> nn.Linear | None:
             "folder again."
         ) from error
     return projection
+
+
+def warn_of_projection(folder: Path | None) -> None:
+    """Warns that an encoder's embeddings of whole texts have not been trained, if so."""
+    if folder is not None and (folder / FOLDER).is_dir():
+        warnings.warn(
+            f"{folder} was trained for late interaction, with a vector for each token; one vector "
+            "for a whole text it has not learned. Open it with `MultiVectorEncoder`.",
+            stacklevel=3,
+        )
 
 
 def new_projection(states: int, vectors: int) -> nn.Linear:

@@ -39,14 +39,15 @@ class AddedLinear(Linear):
             return whole
         rows = x.reshape(-1, x.shape[-1])  # (T, D)
         result: Tensor = self.base_layer(rows)  # (T, O)
+        dtype = result.dtype
         for name in names:
-            low = self.lora_A[name](rows) * self.scaling[name]  # (T, R)
-            if low.dtype == result.dtype:
+            low = self.lora_A[name](rows)  # (T, R)
+            if low.dtype == dtype:
                 weight: Any = self.lora_B[name].weight  # (O, R)
-                result.addmm_(low, weight.to(low.dtype).T)
-            else:  # a LoRA in float32 on a layer in half precision, without autocast
-                result = (result + self.lora_B[name](low)).to(result.dtype)
-        return result.view(*x.shape[:-1], result.shape[-1])
+                result.addmm_(low * self.scaling[name], weight.to(dtype).T)
+            else:  # a LoRA in float32 on a layer in half precision, without autocast: as peft
+                result = result + self.lora_B[name](low) * self.scaling[name]
+        return result.to(dtype).view(*x.shape[:-1], result.shape[-1])
 
     def _are_plain(self, names: list[str]) -> bool:
         """Whether these adapters are two matrices each, with dropout in the first."""

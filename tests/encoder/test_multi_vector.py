@@ -1,3 +1,5 @@
+import warnings
+
 import pytest
 import torch
 from saved_models import save_model, small_llama
@@ -71,8 +73,13 @@ def test_the_layer_is_one_of_sentence_transformers(saved):
     assert isinstance(theirs.activation_function, torch.nn.Identity)
 
 
-def test_the_folder_still_opens_as_an_encoder(saved):
-    assert Encoder.from_pretrained(saved).encode(TEXTS).shape == (3, 32)
+def test_the_folder_still_opens_as_an_encoder_with_a_warning(saved):
+    with pytest.warns(UserWarning, match="was trained for late interaction"):
+        encoder = Encoder.from_pretrained(saved)
+    assert encoder.encode(TEXTS).shape == (3, 32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        MultiVectorEncoder.from_pretrained(saved)
 
 
 def test_an_encoder_without_a_projection_is_an_error(saved, tmp_path):

@@ -5,7 +5,6 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import opened
 
 from llm2vec_pl.encoder.encoder import Encoder
 from llm2vec_pl.encoder.folder import save_encoder
@@ -19,6 +18,7 @@ from llm2vec_pl.evaluation.analysis import (
     read_triples,
 )
 
+opened = partial(Encoder.from_pretrained, dtype="float32")
 TEXTS = [f"{word} " * 30 for word in ("sea", "ship", "wave")]
 
 

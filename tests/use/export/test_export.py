@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import save_run
+from exported_runs import save_run
 from saved_models import save_model, small_llama
 from tei_rules import RefusedError, read_as_tei
 from torch import Tensor

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import save_run
+from exported_runs import save_run
 
 from llm2vec_pl.encoder.encoder import Encoder
 from llm2vec_pl.errors import UserError
