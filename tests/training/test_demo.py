@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from standard_library_docs import fill_cache
 
 from llm2vec_pl.data import E5, PythonDocs, PythonDocsPairs, Wikipedia
 from llm2vec_pl.encoder.encoder import Encoder
@@ -130,7 +131,11 @@ def test_data_without_a_length_has_that_of_the_encoder(recipe, tmp_path: Path) -
     assert command.datamodule.attach(command.model.encoder).max_length == 128
 
 
-def test_two_lengths_that_differ_are_said(recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_lengths_that_differ_are_said(
+    recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LLM2VEC_PL_CACHE", str(tmp_path))
+    fill_cache(every=40)
     command, _ = recipe("mntp", "--encoder.max_length", "128", "--data.max_length", "64")
     said: list[str] = []
     monkeypatch.setattr("llm2vec_pl.data.text_blocks.rank_zero_info", said.append)
