@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import traceback
 from typing import Any
 
 import torch
@@ -54,19 +55,28 @@ class EncoderAPI(LitAPI):
         self._stopping = False
 
     def setup(self, device: str) -> None:
-        """Loads the encoder; a fault that the user can mend ends the process with code 2."""
+        """Loads the encoder; a fault that the user can mend ends the process with code 2.
+
+        Any other ends it with code 1, and shows its traceback: LitServe would only log it, at a
+        level that is not shown.
+        """
         end_with_parent()
         # Ctrl-C reaches every process of the terminal; this one stops when the answers are sent.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._stop)
         disable_progress_bar()
         try:
-            self.encoder = Encoder.from_pretrained(self.model_name, **self.overrides)
+            self._load(torch.device(device))
         except UserError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
             raise SystemExit(2) from None
-        self.encoder.to(torch.device(device))
-        if self._leave_it_to_the_device and torch.device(device).type != "cpu":
+        except Exception:
+            traceback.print_exc()
+            raise SystemExit(1) from None
+
+    def _load(self, device: torch.device) -> None:
+        self.encoder = Encoder.from_pretrained(self.model_name, **self.overrides).to(device)
+        if self._leave_it_to_the_device and device.type != "cpu":
             self.batch_tokens = TOKENS_ON_A_GPU
         self.encoder.encode("warm up")
 
