@@ -16,10 +16,10 @@ help:  ## Show this help.
 demo: .venv/ready  ## Make the embedded decoder bidirectional and train it with MNTP (10 minutes).
 	$(VENV)/python recipes/mntp.py
 
-test: .venv/ready  ## Run the tests, the slow ones too, on two cores (10 minutes).
+test: .venv/ready  ## Run the tests, at least one of everything, on two cores (10 minutes).
 	$(PYTEST)
 
-test-all: .venv/ready  ## Run them on every architecture of transformers too (25 minutes).
+test-all: .venv/ready  ## Run all: every architecture of transformers, every case, the longest (25 minutes).
 	$(PYTEST) --exhaustive
 
 check: .venv/ready  ## Lint, check types, run the documentation's examples.

@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 from forked import run_ranks, run_recipe
@@ -63,6 +64,14 @@ SERVER = "127.0.0.1:8000"
 
 def runs_here(command: Shown) -> bool:
     return command.recipe in RUNS and not ELSEWHERE.search(" ".join(command.words))
+
+
+def runs_of(commands: list[Shown]) -> Iterator[Any]:
+    """A parameter for each that runs here: slow if the README shows it, exhaustive otherwise."""
+    for command in filter(runs_here, commands):
+        shown_first = command.page == "README.md"
+        mark = pytest.mark.slow if shown_first else pytest.mark.exhaustive
+        yield pytest.param(command, marks=mark, id=str(command))
 
 
 def shortened(command: Shown) -> list[str]:
@@ -153,8 +162,7 @@ def test_the_recipes_take_the_flags_of_every_command_that_is_shown(place, stand_
     assert not found, "\n".join(found)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("command", filter(runs_here, RECIPES), ids=str)
+@pytest.mark.parametrize("command", runs_of(RECIPES))
 def test_a_command_that_needs_no_gpu_and_no_hub_runs(command, place):
     assert "Traceback" not in run(place, command)
 

@@ -80,6 +80,7 @@ def _flags(encoder: Encoder) -> dict[str, Any]:
     return {
         **pinned_flags(encoder),
         "bidirectional": encoder.bidirectional,
+        "dtype": encoder.dtype,  # else a CPU with bfloat16 would choose that
         "quantization": encoder.quantization,
         "trust_remote_code": encoder.trust_remote_code,
         **{name: rules[name] for name in ("max_length", "template", "control_tokens")},

@@ -6,6 +6,7 @@ import runpy
 from pathlib import Path
 
 import pytest
+from first_cases import slow_and_exhaustive
 from forked import Done, run_recipe, spawn
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "benchmark.py"
@@ -21,15 +22,16 @@ def benchmark(standard_library_docs, tmp_path):
     return run
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
-    [
-        ["mntp", "--batch_size", "2", "--length", "64", "--precision", "32-true"],
-        ["contrastive", "--objective", "simcse", "--batch_size", "4", "--precision", "32-true"],
-        ["contrastive", "--batch_size", "4", "--chunk_size", "4", "--precision", "32-true"],
-        ["encode", "--count", "20"],
-    ],
+    slow_and_exhaustive(
+        [
+            ["mntp", "--batch_size", "2", "--length", "64", "--precision", "32-true"],
+            ["contrastive", "--objective", "simcse", "--batch_size", "4", "--precision", "32-true"],
+            ["contrastive", "--batch_size", "4", "--chunk_size", "4", "--precision", "32-true"],
+            ["encode", "--count", "20"],
+        ]
+    ),
     ids=lambda flags: " ".join(flags[:3]),
 )
 def test_a_benchmark_prints_a_table_and_writes_its_figures(flags, benchmark, tmp_path):
@@ -45,7 +47,7 @@ def test_a_benchmark_prints_a_table_and_writes_its_figures(flags, benchmark, tmp
     assert f"{figures['tokens']:,} real tokens" in done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_sentence_transformers_runs_beside_it_with_nearly_the_same_embeddings(benchmark):
     done = benchmark("encode", *TINY, "--count", "10", "--against", "sentence-transformers")
     assert done.returncode == 0, done.stderr
@@ -54,7 +56,7 @@ def test_sentence_transformers_runs_beside_it_with_nearly_the_same_embeddings(be
     assert "times faster than sentence-transformers" in done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("standard_library_docs")
 def test_two_processes_are_compared_with_one_for_each_objective(monkeypatch, capsys):
     recipe = runpy.run_path(str(RECIPE))

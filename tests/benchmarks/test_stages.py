@@ -158,7 +158,7 @@ def flags(place, decoder, *more):
     return ["stages", *sized, *(w for item in paths.items() for w in item), *more]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_our_stages_run_alone(tmp_path):
     done = run_recipe("benchmark.py", *flags(tmp_path, "tiny"), cwd=tmp_path)
     assert done.returncode == 0, done.printed

@@ -210,7 +210,7 @@ def test_installed_packages_are_python_and_the_requirements() -> None:
     assert (root / first).is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_real_installation_gives_text_pairs_and_a_retrieval_test() -> None:
     data = PythonDocs()
     assert sum(map(len, data.texts("train"))) > 10_000_000

@@ -264,7 +264,7 @@ def test_overfitting_a_stream_is_refused_with_what_to_do(folder: Path, tokenizer
         data.train_dataloader()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 def test_ten_times_the_rows_cost_no_more_memory(tmp_path: Path, tokenizer, kind: str) -> None:

@@ -289,7 +289,7 @@ def test_a_folder_of_ggufs_asks_for_one_of_them(llama, tmp_path):
         Encoder(str(tmp_path))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_real_smollm2_embeds_as_transformers_unpacks_it():
     if not SMOLLM2.is_file():
         pytest.skip(f"needs the real decoder in {SMOLLM2}")

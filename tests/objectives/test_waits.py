@@ -194,7 +194,7 @@ def watch_rank(rank: int, folder: str, strategy: str, result: str) -> None:
         Path(result).write_text("\n".join(waits.in_steps(QUIET, found)))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_ranks_ask_their_devices_nothing(strategy, llama_folder, tmp_path):
     """What C++ gathers, weights and gradients, is not known to lie on the device."""

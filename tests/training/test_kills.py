@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from first_cases import slow_and_exhaustive
 from killed_runs import Run, rows
 from saved_models import save_model, small_llama
 
@@ -57,8 +58,7 @@ CASES = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", slow_and_exhaustive(CASES))
 def test_five_kills_change_not_a_bit_of_the_losses(case, folder, articles, tmp_path: Path):
     recipe, ranks, more = CASES[case]
     given = flags(folder, blocks(articles), more)
@@ -152,7 +152,7 @@ def test_slurms_signal_saves_and_requeues_between_two_steps(
     assert len(rows(left, "train/loss")) == stopped_after + 2
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_run_goes_on_under_another_strategy_and_number_of_ranks(folder, articles, tmp_path):
     """DDP on two ranks, FSDP2 in one file, FSDP2 in shards, one device: as one device all along."""
     stages = [

@@ -44,8 +44,8 @@ def megabytes_and_loss(how: str, hidden_size: int) -> tuple[float, float]:
     return float(megabytes), float(loss)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("hidden_size", [256, pytest.param(2048, marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("hidden_size", [256, 2048])
 def test_the_head_adds_at_most_300_megabytes_where_the_plain_way_adds_gigabytes(hidden_size):
     """The vocabulary's logits take the memory, the hidden size the time."""
     ours, loss = megabytes_and_loss("ours", hidden_size)
@@ -80,8 +80,8 @@ def megabytes(pairs: int) -> float:
     return float(result.stdout)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("pairs", [512, pytest.param(2048, marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("pairs", [512, 2048])
 def test_in_chunks_a_large_batch_costs_what_one_of_64_does(pairs):
     small, large = megabytes(64), megabytes(pairs)
     print(f"64 pairs {small:.0f} MB, {pairs:,} pairs {large:.0f} MB")

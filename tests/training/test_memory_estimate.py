@@ -285,7 +285,7 @@ for case in json.loads(sys.argv[2]):
 """
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads peaks from /proc")
 def test_estimates_agree_with_measured_peaks(tmp_path):
     sizes = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 4}

@@ -56,7 +56,7 @@ def kill_one_when_it_has_written(out: Path, pids: Path, killed: list[int]) -> No
         killed.append(len(list(out.glob("part-*.parquet"))))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_worker_that_is_killed_costs_no_row(cluster, llama_folder, tmp_path):
     pids, out, killed = tmp_path / "pids", tmp_path / "out", []
     pids.mkdir()

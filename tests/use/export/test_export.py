@@ -169,7 +169,7 @@ assert "llm2vec_pl" not in sys.modules
 """
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_mteb_gives_the_same_embeddings_in_a_process_without_this_package(run, exported):
     command = [sys.executable, "-c", OUTSIDE, str(exported), json.dumps(TEXTS)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
