@@ -68,7 +68,8 @@ def write_stand_ins(folder: Path) -> None:
     labelled = [{"text": text, "label": text[12:13]} for text in texts]
     for split in ("train", "test"):
         write_rows(folder / "intents" / f"{split}.jsonl", labelled)
-    write_conll2003(folder / "conll2003", 12)
+    for name in ("conll2003", "wnut17"):
+        write_conll2003(folder / name, 12)
     write_conll2000(folder / "conll2000", 12)
     (folder / "UD_English-EWT").mkdir()
     for split in ("train", "dev", "test"):
