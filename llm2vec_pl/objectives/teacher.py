@@ -63,18 +63,32 @@ class Teacher:
         Args:
             texts: T texts; equal ones are embedded once.
             device: where the teacher embeds those that are not in the cache; the CPU if None.
+
+        Raises:
+            UserError: if an embedding is not finite: it would stay in the cache.
         """
         keys = [text_key(text) for text in texts]
         found = self.cache.get(list(dict.fromkeys(keys)))
         missing = {key: t for key, t in zip(keys, texts, strict=True) if key not in found}
         if missing:
             new = self._embeddings(list(missing.values()), device or torch.device("cpu"))
+            self._require_finite(list(missing.values()), new)
             # Rounded at once: a text has the same embedding now and when it is read again.
             vectors = dict(zip(missing, new.numpy().astype(np.float16), strict=True))
             self.cache.put(vectors)
             found |= vectors
         rows = np.stack([found[key] for key in keys])
         return F.normalize(torch.from_numpy(rows).float(), dim=-1)
+
+    def _require_finite(self, texts: Sequence[str], embeddings: Tensor) -> None:
+        finite = embeddings.isfinite().all(dim=1).tolist()
+        bad = [text for text, is_finite in zip(texts, finite, strict=True) if not is_finite]
+        if bad:
+            raise UserError(
+                f"`{self.argument}` {self.name} gives embeddings that are not finite for "
+                f"{len(bad)} of {len(texts)} texts, first for {bad[0][:80]!r}. Check its weights, "
+                "or name another one."
+            )
 
     def __getstate__(self) -> dict[str, Any]:  # another process opens it by itself, if it must
         return {**self.__dict__, "_embed": None}

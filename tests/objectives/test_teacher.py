@@ -150,3 +150,15 @@ def test_without_sentence_transformers_the_error_says_how_to_install_it(words, m
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(UserError, match='pip install "sentence-transformers>=5"'):
         Teacher(words)
+
+
+def test_embeddings_that_are_not_finite_are_refused_and_not_kept(words, monkeypatch):
+    teacher = Teacher(words)
+    embeddings = teacher._embeddings
+    monkeypatch.setattr(
+        teacher, "_embeddings", lambda texts, device: embeddings(texts, device) / torch.zeros(1)
+    )
+    with pytest.raises(UserError, match=r"not finite for 1 of 1 texts, first for 'a new text'"):
+        teacher(["a new text"])
+    monkeypatch.undo()
+    assert teacher(["a new text"]).isfinite().all()
