@@ -16,7 +16,7 @@ help:  ## Show this help.
 demo: .venv/ready  ## Make the embedded decoder bidirectional and train it with MNTP (10 minutes).
 	$(VENV)/python recipes/mntp.py
 
-test: .venv/ready  ## Run the tests, at least one of everything, on two cores (10 minutes).
+test: .venv/ready  ## Run the tests, at least one of everything, on two cores (13 minutes).
 	$(PYTEST)
 
 test-all: .venv/ready  ## Run all: every architecture of transformers, every case, the longest (25 minutes).

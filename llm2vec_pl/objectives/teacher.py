@@ -68,7 +68,8 @@ class Teacher:
             UserError: if an embedding is not finite: it would stay in the cache.
         """
         keys = [text_key(text) for text in texts]
-        found = self.cache.get(list(dict.fromkeys(keys)))
+        kept = self.cache.get(list(dict.fromkeys(keys)))
+        found = {key: vector for key, vector in kept.items() if np.isfinite(vector).all()}
         missing = {key: t for key, t in zip(keys, texts, strict=True) if key not in found}
         if missing:
             new = self._embeddings(list(missing.values()), device or torch.device("cpu"))
