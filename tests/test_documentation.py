@@ -61,6 +61,9 @@ Tracing a graph takes a minute; `tests/use/export` does it with a decoder of one
 SERVER = "127.0.0.1:8000"
 """Where the pages' examples of clients find a server."""
 
+TEST = re.compile(r"^((?:@.*\n(?:[ )\]].*\n)*)*)def (test_\w+)", re.MULTILINE)
+"""A test's decorators and its name."""
+
 
 def runs_here(command: Shown) -> bool:
     return command.recipe in RUNS and not ELSEWHERE.search(" ".join(command.words))
@@ -186,10 +189,14 @@ def test_what_other_commands_name_exists(command):
 def assert_selects_tests(flags: list[str]) -> None:
     paths = [ROOT / flag for flag in flags if flag.startswith(("tests", "llm2vec_pl"))]
     assert all(path.exists() for path in paths)
+    files = [file for path in paths for file in ([path] if path.is_file() else path.rglob("*.py"))]
+    tests = [test for file in files for test in TEST.findall(file.read_text())]
     if "-k" in flags:
-        files = [file for path in paths for file in ([path] if path.is_file() else path.rglob("*.py"))]  # fmt: skip
-        names = [name for file in files for name in re.findall(r"def (test_\w+)", file.read_text())]
-        assert any(flags[flags.index("-k") + 1] in name for name in names)
+        tests = [(marks, name) for marks, name in tests if flags[flags.index("-k") + 1] in name]
+    if paths:
+        assert tests
+        left_out = any("exhaustive" in marks for marks, _ in tests)
+        assert "--exhaustive" in flags or not left_out, f"{flags} leave out what is exhaustive"
 
 
 def assert_installable(what: list[str]) -> None:

@@ -72,8 +72,9 @@ class Teacher:
         found = {key: vector for key, vector in kept.items() if np.isfinite(vector).all()}
         missing = {key: t for key, t in zip(keys, texts, strict=True) if key not in found}
         if missing:
-            new = self._embeddings(list(missing.values()), device or torch.device("cpu"))
-            self._require_finite(list(missing.values()), new)
+            asked = list(missing.values())
+            new = self._embeddings(asked, device or torch.device("cpu"))
+            self._require_finite(asked, new)
             # Rounded at once: a text has the same embedding now and when it is read again.
             vectors = dict(zip(missing, new.numpy().astype(np.float16), strict=True))
             self.cache.put(vectors)

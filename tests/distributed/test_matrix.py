@@ -1,7 +1,7 @@
 """Strategy x precision x quantization x objective x ranks: each trains as one process does.
 
 The table of the largest differences is printed, and written to `LLM2VEC_PL_MATRIX` where that names
-a file: `LLM2VEC_PL_MATRIX=matrix.md pytest -s tests/test_matrix.py`.
+a file: `LLM2VEC_PL_MATRIX=matrix.md pytest --exhaustive -s tests/distributed/test_matrix.py`.
 """
 
 from __future__ import annotations
