@@ -7,21 +7,28 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import snapshot_download
+
 from llm2vec_pl.errors import UserError
 
 KEPT = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 
 
-def copy_as_of_old(source: Path, target: Path) -> None:
+def copy_as_of_old(source: str | Path, target: Path, revision: str | None = None) -> None:
     """Copies a folder, links the weights, and rewrites what transformers has changed since.
 
     Args:
-        source: a folder with a configuration, a fast tokenizer and weights in safetensors.
+        source: a folder with a configuration, a fast tokenizer and weights in safetensors, or the
+            name of one on the hub.
         target: the folder to make.
+        revision: branch, tag or commit of a hub name.
 
     Raises:
         UserError: if the source is no such folder.
     """
+    if not Path(source).is_dir():
+        source = snapshot_download(str(source), revision=revision, allow_patterns=list(KEPT))
+    source = Path(source)
     needed = ("config.json", "tokenizer.json", "*.safetensors")
     if missing := [pattern for pattern in needed if not any(source.glob(pattern))]:
         raise UserError(

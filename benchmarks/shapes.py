@@ -7,8 +7,6 @@ from typing import Any, Literal
 
 import torch
 
-from benchmarks.old_folder import write_as_of_old
-
 Shape = Literal["135M", "1B", "8B"]
 
 # Well-known models with the Llama architecture: SmolLM2-135M, Llama-3.2-1B, Llama-3-8B.
@@ -69,4 +67,3 @@ def save_random_model(shape: Shape, vocabulary: int | None, folder: Path) -> Non
     torch.manual_seed(0)
     LlamaForCausalLM(config).bfloat16().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    write_as_of_old(folder)

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 import torch
 
-from benchmarks.contest import Result, contest, ratios
+from benchmarks.contest import SENTENCE_TRANSFORMERS, Result, contest, ratios
+from benchmarks.old_folder import copy_as_of_old
 from benchmarks.shapes import Shape, save_random_model
 from benchmarks.texts import PASSAGES, QUERIES, SENTENCES, TEXTS, blocks, pieces
 from llm2vec_pl.decoder import locate
@@ -48,7 +49,7 @@ def mntp(
         against: an interpreter that has llm2vec 0.2.3, to compare with, in turns.
         json: file for the results.
     """
-    if against == "sentence-transformers":
+    if against == SENTENCE_TRANSFORMERS:
         raise UserError(
             "sentence-transformers does not train with MNTP: --against expects an interpreter that "
             "has llm2vec."
@@ -221,6 +222,10 @@ class _Job:
 
     def compete(self, what: str, against: str | None, rounds: int, json: Path | None) -> None:
         """Runs the contestants, and prints and writes their time and memory."""
+        if against and against != SENTENCE_TRANSFORMERS:
+            old = self.folder / "old"
+            copy_as_of_old(self.model, old, self.content["encoder"].get("revision"))
+            self.add(old_model=str(old))
         results = contest(self.content, against, rounds)
         facts = json_format.loads(Path(self.content["facts"]).read_text())
         report(f"{what}, {self.title}", results, facts)

@@ -45,7 +45,7 @@ def build(job: dict[str, Any]) -> Callable[[], None]:
 
 
 def _mntp(job: dict[str, Any], how: dict[str, Any]) -> tuple[Any, Callable[[], Any]]:
-    model = LlamaBiForMNTP.from_pretrained(job["model"], **how).to(job["device"])
+    model = LlamaBiForMNTP.from_pretrained(job["old_model"], **how).to(job["device"])
     model.set_model_for_peft(_with_lora(model.get_model_for_peft(), job))
     saved = torch.load(job["batch"], weights_only=True)
     batch = {key: value.to(job["device"]) for key, value in saved.items()}
@@ -81,7 +81,7 @@ def _encode(job: dict[str, Any], how: dict[str, Any]) -> Callable[[], None]:
 def _model(job: dict[str, Any], how: dict[str, Any]) -> Any:
     # Without these options it cuts texts at 400 tokens.
     options = {"pooling_mode": "mean", "max_length": 512, "doc_max_length": 512}
-    return LLM2Vec.from_pretrained(job["model"], **options, **how).to(job["device"])
+    return LLM2Vec.from_pretrained(job["old_model"], **options, **how).to(job["device"])
 
 
 def _with_lora(decoder: Any, job: dict[str, Any]) -> Any:

@@ -153,7 +153,7 @@ class _Contest:
         self.pythons = {OURS: (sys.executable, "ours.py")}
         if against:
             old = folder / "model"
-            copy_as_of_old(Path(model), old)
+            copy_as_of_old(model, old)
             self.models[REFERENCE] = str(old)
             self.pythons[REFERENCE] = (against, "reference.py")
         self.sentences = list(dict.fromkeys(chain(task.first, task.second))) if task else []
