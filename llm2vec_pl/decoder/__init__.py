@@ -12,7 +12,7 @@ from llm2vec_pl.decoder.architectures import (
     WINDOW_SIZES,
 )
 from llm2vec_pl.decoder.contents import encoder_contents, file_contents
-from llm2vec_pl.decoder.cpu import limit_threads, multiplies_in_bfloat16
+from llm2vec_pl.decoder.cpu import limit_threads, multiplies_in_bfloat16, multiplies_in_int8
 from llm2vec_pl.decoder.fingerprint import Origin, adapter_fingerprint, weights_fingerprint
 from llm2vec_pl.decoder.head import head_logits, split_causal_lm
 from llm2vec_pl.decoder.hub import display_name, fetch
@@ -79,6 +79,7 @@ __all__ = [
     "locate",
     "locate_adapter",
     "multiplies_in_bfloat16",
+    "multiplies_in_int8",
     "newest_run",
     "quantization_config",
     "read_config",

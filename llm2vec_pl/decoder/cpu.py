@@ -32,6 +32,12 @@ def multiplies_in_bfloat16() -> bool:
     )
 
 
+def multiplies_in_int8() -> bool:
+    """Whether the CPU adds products of int8 numbers in 32 bits at once: AVX-512 VNNI on x86."""
+    engines = torch.backends.quantized.supported_engines
+    return "onednn" in engines and _ask(torch.cpu, "_is_vnni_supported")
+
+
 def _ask(place: object, question: str) -> bool:
     """What a function of torch answers; false if this version of torch does not have it."""
     try:

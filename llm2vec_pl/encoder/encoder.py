@@ -43,6 +43,7 @@ from llm2vec_pl.encoder.arguments import (
     require_one_of,
     require_positions,
 )
+from llm2vec_pl.encoder.compiling import compile_layers
 from llm2vec_pl.encoder.encode import TextEncoder
 from llm2vec_pl.encoder.int8_dynamic import INT8_DYNAMIC, Fidelity, quantize, refuse_training
 from llm2vec_pl.encoder.lengths import text_lengths
@@ -100,11 +101,12 @@ class Encoder(TextEncoder):
         attention_dropout: probability of dropping an attention weight in training, 0.3 in the
             paper's SimCSE; the model's own if null.
         padding_free: run only the real tokens of a batch, if the architecture can; the results are
-            the same. A compiled decoder runs padded batches, whose shapes recur.
+            the same.
         dtype: of the decoder's weights. A LoRA stays in float32. By default, `from_pretrained`
             encodes in bfloat16 on a machine without CUDA whose CPU multiplies in it.
         gradient_checkpointing: recompute activations in the backward pass: less memory, more time.
-        compile: torch.compile the decoder: faster steps after a minute or more of compiling.
+        compile: torch.compile the decoder's layers: faster steps after a minute or two of
+            compiling.
         random_weights: draw the weights instead of reading them, to pre-train from scratch.
         trust_remote_code: run modelling code that comes with the weights.
         control_tokens: treat control tokens that a text spells out, such as `</s>`, as control
@@ -182,7 +184,7 @@ class Encoder(TextEncoder):
         }
         self.attention = attention
         self.attention_dropout = attention_dropout
-        self.padding_free = padding_free and not compile
+        self.padding_free = padding_free
         self._can_pack = False
         self.unused: tuple[str, ...] = ()  # weights that no text trains, frozen
         self.notes: dict[str, Any] = {}
@@ -286,7 +288,7 @@ class Encoder(TextEncoder):
         if self.bidirectional:
             install_symmetric_masks()
         if self.compile_decoder:  # PyTorch does not copy what it compiled
-            self.decoder.compile(dynamic=False)
+            compile_layers(self.decoder)
 
     @property
     def packs(self) -> bool:

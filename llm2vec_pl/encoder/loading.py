@@ -25,6 +25,7 @@ from llm2vec_pl.decoder import (
     split_causal_lm,
 )
 from llm2vec_pl.distributed import shard_decoder
+from llm2vec_pl.encoder.compiling import compile_layers, require_compiler
 from llm2vec_pl.encoder.int8_dynamic import INT8_DYNAMIC, require_quantizable
 from llm2vec_pl.encoder.origin import origin_of, require_origin
 from llm2vec_pl.encoder.packed_attention import can_pack
@@ -59,6 +60,8 @@ def load_parts(encoder: Encoder, mesh: DeviceMesh | None, device: torch.device |
     device = device or torch.device("cpu")
     if device.type == "cpu":
         limit_threads()
+    if encoder.compile_decoder:
+        require_compiler(device)
     on_top = kept_on_top(encoder)
     origin = None if encoder.random_weights else origin_of(encoder.source, encoder.adapters)
     require_origin(encoder, origin)
@@ -88,7 +91,7 @@ def load_parts(encoder: Encoder, mesh: DeviceMesh | None, device: torch.device |
             keep_unpacked(decoder)
         packs = encoder.padding_free and can_pack(decoder)
         if encoder.compile_decoder:
-            decoder.compile(dynamic=False)
+            compile_layers(decoder)
     return Parts(model, decoder, lm_head, packs, unused, origin)
 
 

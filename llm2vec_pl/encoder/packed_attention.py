@@ -183,11 +183,24 @@ def _attention(name: str, attend: Callable[..., Any]) -> Callable[..., Any]:
         states = (query, key, value)
         if not isinstance(attention_mask, PackedMask):
             return alone(module, *states, attention_mask, **kwargs)
+        return attend_texts(module, *states, attention_mask, **kwargs)
+
+    # Its code depends on the texts of each batch: a compiled layer calls it from outside.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def attend_texts(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: PackedMask,
+        **kwargs: Any,
+    ) -> Any:
+        states = (query, key, value)
         if name in FLASH:
-            return attend(module, *states, None, **kwargs, **flash_arguments(attention_mask.texts))
-        if takes_varlen(*states, attention_mask, **kwargs):
-            return varlen_attention(module, *states, attention_mask, **kwargs)
-        return text_by_text(alone, module, *states, attention_mask, **kwargs)
+            return attend(module, *states, None, **kwargs, **flash_arguments(mask.texts))
+        if takes_varlen(*states, mask, **kwargs):
+            return varlen_attention(module, *states, mask, **kwargs)
+        return text_by_text(alone, module, *states, mask, **kwargs)
 
     return attend_packed
 

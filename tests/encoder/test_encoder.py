@@ -137,13 +137,6 @@ def test_a_padded_batch_runs_whole_where_texts_are_not_packed(llama_folder, flag
     assert tokens_run(encoder, lambda: encoder(batch)) == [batch["input_ids"].numel()]
 
 
-def test_a_compiled_decoder_runs_padded_batches(llama_folder, monkeypatch):
-    monkeypatch.setattr(nn.Module, "compile", lambda *args, **kwargs: None)
-    encoder = Encoder(llama_folder, compile=True).load()
-    batch = encoder.tokenize(TEXTS)
-    assert tokens_run(encoder, lambda: encoder(batch)) == [batch["input_ids"].numel()]
-
-
 @pytest.mark.parametrize("pooling", ["mean", "weighted_mean", "last", "first"])
 @pytest.mark.parametrize("bidirectional", [True, False])
 def test_embeddings_are_those_of_padded_batches(llama_folder, pooling, bidirectional):
@@ -172,7 +165,7 @@ def test_encode_keeps_to_its_batch_size_and_on_a_cpu_to_its_tokens(
     texts = [f"{'word ' * (i % 7)}text {i}" for i in range(50)]
     expected = encoder.encode(texts)
     assert max(tokens_run(encoder, lambda: encoder.encode(texts, batch_size=2))) <= 2 * 20
-    monkeypatch.setattr("llm2vec_pl.encoder.encoding.TOKENS_AT_ONCE", 30)
+    monkeypatch.setattr("llm2vec_pl.encoder.encoding.BYTES_AT_ONCE", 30 * 4)
     monkeypatch.setattr("llm2vec_pl.encoder.encoding.BATCHES_AHEAD", 1)
     few = tokens_run(encoder, lambda: encoder.encode(texts))
     assert len(few) > 10
