@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import statistics
@@ -133,8 +134,9 @@ class Worker:
     def measure(self) -> dict[str, float]:
         """The seconds and the peak memory of doing the work once."""
         assert self._process.stdin is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has ended, and the answer says why
+            self._process.stdin.write("\n")
+            self._process.stdin.flush()
         return self._answer()
 
     def close(self) -> None:

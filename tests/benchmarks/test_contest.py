@@ -65,6 +65,15 @@ def test_a_contestant_that_was_killed_is_told_to_need_less_memory(tmp_path):
         worker(tmp_path, content)
 
 
+def test_a_contestant_that_is_killed_while_another_runs_says_so_at_its_next_turn(tmp_path):
+    waiting = worker(tmp_path, "def build(job):\n    return lambda: None")
+    waiting._process.kill()
+    waiting._process.wait()
+    with pytest.raises(UserError, match=r"it was killed, as happens when memory runs out"):
+        waiting.measure()
+    waiting.close()
+
+
 def test_an_interpreter_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(UserError, match="--against expects an interpreter.*nowhere/python"):
         Worker("llm2vec", "nowhere/python", tmp_path / "any.py", {}, tmp_path)
