@@ -13,7 +13,7 @@ from llm2vec_pl.encoder.encoder import Encoder
 from llm2vec_pl.files import read_json
 
 FOLDER = ASSETS / "smollm2-135m-encoder"
-EARLIER = FOLDER / "adapters" / "0"
+EARLIER = sorted((FOLDER / "adapters").iterdir())
 
 
 def installed(package):
@@ -28,7 +28,7 @@ def test_all_assets_together_are_small():
     assert adapters < 24e6
 
 
-@pytest.mark.parametrize("folder", [FOLDER, EARLIER], ids=["distillation", "mntp"])
+@pytest.mark.parametrize("folder", [*EARLIER, FOLDER], ids=["mntp", "distill", "triplets"])
 def test_its_adapters_are_whole_and_name_their_base_by_what_it_holds(folder):
     settings = read_json(folder / "llm2vec_config.json")
     assert settings["base_model"] == "smollm2-135m" in PACKAGED
@@ -42,9 +42,13 @@ def test_its_adapters_are_whole_and_name_their_base_by_what_it_holds(folder):
         assert weight.any()
 
 
-def test_the_earlier_adapter_is_the_one_that_it_was_trained_on():
-    (earlier,) = read_json(FOLDER / "llm2vec_config.json")["earlier_adapters"]
-    assert earlier["fingerprint"] == adapter_fingerprint(str(EARLIER))
+@pytest.mark.parametrize("folder", [*EARLIER, FOLDER], ids=["mntp", "distill", "triplets"])
+def test_the_earlier_adapters_are_those_that_it_was_trained_on(folder):
+    recorded = read_json(folder / "llm2vec_config.json")["earlier_adapters"]
+    below = EARLIER[: EARLIER.index(folder)] if folder in EARLIER else EARLIER
+    assert [each["fingerprint"] for each in recorded] == [
+        adapter_fingerprint(str(each)) for each in below
+    ]
 
 
 def test_its_lineage_names_no_folder_of_the_machine_that_trained_it():
