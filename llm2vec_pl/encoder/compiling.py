@@ -38,7 +38,7 @@ def require_compiler(device: torch.device) -> None:
     Raises:
         UserError: if there is none.
     """
-    names = [os.environ[CXX]] if CXX in os.environ else ["g++", "clang++", "icpx", "cl"]
+    names = os.environ.get(CXX, "").split()[:1] or ["g++", "clang++", "icpx", "cl"]
     if device.type == "cpu" and not any(shutil.which(name) for name in names):
         raise UserError(
             "`compile=True` needs a C++ compiler on a CPU, but there is no "
