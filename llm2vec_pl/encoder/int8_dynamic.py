@@ -83,10 +83,18 @@ class Int8Linear(nn.Module):
                     "ignore", r"torch\.quantize_per_tensor, torch\.quantize_per"
                 )
                 rounded = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
-            # oneDNN is faster, but without VNNI it does not add up as exactly.
-            self._exact = multiplies_in_int8()
-            with _engine("onednn" if self._exact else torch.backends.quantized.engine):
-                self._packed: Any = torch.ops.quantized.linear_prepack(rounded, None)
+            self._pack(rounded)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Packs a copied or unpickled layer as this CPU needs it; torch packs it in its own way."""
+        super().__setstate__(state)
+        self._pack(torch.ops.quantized.linear_unpack(self._packed)[0])
+
+    def _pack(self, rounded: Tensor) -> None:
+        # oneDNN is faster, but without VNNI it does not add up as exactly.
+        self._exact = multiplies_in_int8()
+        with _engine("onednn" if self._exact else torch.backends.quantized.engine):
+            self._packed: Any = torch.ops.quantized.linear_prepack(rounded, None)
 
     @property
     def weight(self) -> Tensor:

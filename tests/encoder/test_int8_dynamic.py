@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
 import subprocess
 import sys
@@ -72,6 +74,23 @@ def test_a_tokens_output_does_not_depend_on_the_tokens_beside_it():
     layer, states = Int8Linear(nn.Linear(96, 64)), torch.randn(7, 96)
     with torch.no_grad():
         torch.testing.assert_close(layer(states)[3:5], layer(states[3:5]), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+def test_a_copied_layer_multiplies_as_the_first_one(copied):
+    layer, states = Int8Linear(nn.Linear(96, 64)), torch.randn(7, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(copied(layer)(states), layer(states), atol=1e-6, rtol=0)
+
+
+def test_a_layer_is_packed_for_the_cpu_on_which_it_is_unpickled(monkeypatch):
+    layer, states = Int8Linear(nn.Linear(96, 64)), torch.randn(7, 96)
+    pickled = pickle.dumps(layer)
+    monkeypatch.setattr("llm2vec_pl.encoder.int8_dynamic.multiplies_in_int8", lambda: False)
+    elsewhere = pickle.loads(pickled)
+    assert not elsewhere._exact
+    with torch.no_grad():
+        assert torch.cosine_similarity(elsewhere(states), layer(states)).min() > 0.999
 
 
 def test_a_layer_of_zeros_gives_zeros():
