@@ -173,6 +173,26 @@ def test_nor_does_one_of_padded_batches(llama_folder, tmp_path):
     assert waits.in_steps(QUIET) == []
 
 
+def test_an_encoder_that_is_opened_within_a_step_is_whole(llama_folder):
+    """A teacher is. Its frequencies once were whatever lay in memory, NaN among it."""
+    outside = Encoder.from_pretrained(llama_folder)
+    with Waits():
+        within = Encoder.from_pretrained(llama_folder)
+    for name, buffer in outside.named_buffers():
+        assert torch.equal(buffer, within.get_buffer(name)), name
+
+
+def test_a_fit_that_fails_is_no_longer_watched(llama_folder, tmp_path, monkeypatch):
+    def fail(*args):
+        raise RuntimeError("no batch")
+
+    module, batch = mntp(llama_folder)
+    monkeypatch.setattr(module, "on_train_batch_start", fail)
+    with pytest.raises(RuntimeError, match="no batch"):
+        fit(module, batch, tmp_path)
+    assert torch.ones(1).to(DEVICE).device != DEVICE  # as the watch would say
+
+
 def test_a_batch_of_which_nothing_is_known_is_asked(llama_folder):
     module, batch = supervised(llama_folder, chunk_size=3)
     module.configure_model()

@@ -9,6 +9,7 @@ kernel of CUDA waits for by itself cannot be seen here.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import traceback
 from collections.abc import Callable, Iterable
@@ -122,6 +123,9 @@ class Calls(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func == DEVICE_OF:
+            # transformers would leave what it takes for filled as the memory happens to be.
+            if (device := func(args[0])).type == "meta":
+                return device
             return DEVICE if self.waits.has(args[0]) else HOST
         result = func(*args, **kwargs)
         if not isinstance(result, Tensor):
@@ -189,6 +193,7 @@ class Watched(Callback):
 
     def __init__(self) -> None:
         self.waits = Waits()
+        self._watching = contextlib.ExitStack()
 
     def setup(self, trainer: Any, pl_module: nn.Module, stage: str) -> None:
         if hasattr(trainer.strategy, "_root_device"):
@@ -200,7 +205,11 @@ class Watched(Callback):
         counted = trainer.fit_loop.epoch_loop.batch_progress.total
         self.waits.step = lambda: int(counted.ready)
         self.waits.send(*pl_module.parameters(), *pl_module.buffers())
-        self.waits.__enter__()
+        self._watching.enter_context(self.waits)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        self.waits.__exit__(None, None, None)
+        self._watching.close()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Lightning tears nothing down then, and all later tests would be watched too."""
+        self._watching.close()
