@@ -20,6 +20,7 @@ from benchmarks.texts import PASSAGES, QUERIES, SENTENCES, TEXTS, blocks, pieces
 from llm2vec_pl.decoder import locate
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import UserError
+from llm2vec_pl.files import require_writable
 
 Precision = Literal["32-true", "bf16-mixed"]
 Options = dict[str, Any]
@@ -222,6 +223,8 @@ class _Job:
 
     def compete(self, what: str, against: str | None, rounds: int, json: Path | None) -> None:
         """Runs the contestants, and prints and writes their time and memory."""
+        if json:
+            require_writable(json)
         if against and against != SENTENCE_TRANSFORMERS:
             old = self.folder / "old"
             copy_as_of_old(self.model, old, self.content["encoder"].get("revision"))

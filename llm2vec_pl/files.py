@@ -149,6 +149,20 @@ def write_json(file: Path, content: dict[str, Any]) -> None:
     file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def require_writable(path: Path) -> None:
+    """Creates the folder of a future file, before the work that would otherwise be lost.
+
+    Raises:
+        UserError: if no file can be written there.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"The folder of {path} cannot be created: {error}") from error
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UserError(f"{path} cannot be written. Name a file in a folder that is writable.")
+
+
 @contextmanager
 def unfinished(path: Path) -> Iterator[Path]:
     """Yields a path to write to; when the block ends, what was written there replaces `path`.

@@ -14,7 +14,8 @@ import torch
 
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import user_errors
-from llm2vec_pl.mining import Rules, mine, read_pairs, read_texts, require_writable, write_triplets
+from llm2vec_pl.files import require_writable
+from llm2vec_pl.mining import Rules, mine, read_pairs, read_texts, write_triplets
 from llm2vec_pl.training import Help, Parser, silence_noise, still_at
 
 # These matter only in training.

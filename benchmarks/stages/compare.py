@@ -20,6 +20,7 @@ from llm2vec_pl.decoder import locate
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.evaluation import STSTask
+from llm2vec_pl.files import require_writable
 
 OURS = "llm2vec_pl"
 STAGES = ("mntp", "simcse", "supervised")
@@ -94,7 +95,8 @@ def stages(
         gradient_checkpointing: compute activations twice, on both sides.
         precision: precision of the computation; the weights are in float32.
         seed: seed of dropout, masks and new LoRAs.
-        json: file for all results, the losses and seconds of each step included.
+        json: file for all results, the losses and seconds of each step included; written anew
+            after each stage.
     """
     if lora_rank < 1:
         raise UserError(f"--lora_rank expects at least 1, but got {lora_rank}: both train a LoRA.")
@@ -117,16 +119,23 @@ def stages(
     }
     data = {"mntp": texts, "simcse": sentences, "supervised": pairs or []}
     task = STSTask.read(sts) if sts else None
-    results = []
+    results: list[StageResult] = []
+    if json:
+        require_writable(json)
     with tempfile.TemporaryDirectory() as place:
         contest = _Contest(Path(place), locate(model).base, against, task, chain)
         for stage in STAGES:
             if settings[stage].steps:
                 job = {**common, **own[stage], **asdict(settings[stage]), "stage": stage}
                 results.append(contest.stage(job, data[stage]))
+                _write(json, model, results)
                 report(results[-1:], task)
         if len(results) > 1:
             report(results, task)
+
+
+def _write(json: Path | None, model: str, results: list[StageResult]) -> None:
+    """Writes what is known so far."""
     if json:
         content = [{**result.job, "sides": result.sides_as_json()} for result in results]
         json.write_text(json_format.dumps({"model": model, "stages": content}, indent=1) + "\n")

@@ -1,6 +1,6 @@
 """Hard negatives for step 3, mined with an encoder."""
 
-from llm2vec_pl.mining.file import read_pairs, read_texts, require_writable, write_triplets
+from llm2vec_pl.mining.file import read_pairs, read_texts, write_triplets
 from llm2vec_pl.mining.negatives import mine
 from llm2vec_pl.mining.rules import Rules
 
@@ -9,6 +9,5 @@ __all__ = [
     "mine",
     "read_pairs",
     "read_texts",
-    "require_writable",
     "write_triplets",
 ]

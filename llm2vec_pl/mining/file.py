@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,20 +70,6 @@ def write_triplets(
             positive = positives[0] if len(positives) == 1 else positives
             record = {"query": row.query, "positive": positive, "negative": list(texts)}
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
-
-
-def require_writable(path: Path) -> None:
-    """Creates the folder of a future file, before the work that would otherwise be lost.
-
-    Raises:
-        UserError: if no file can be written there.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"The folder of {path} cannot be created: {error}") from error
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise UserError(f"{path} cannot be written. Name a file in a folder that is writable.")
 
 
 def _bad(row: Row, expected: str, problem: str) -> UserError:

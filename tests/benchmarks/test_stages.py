@@ -10,6 +10,7 @@ import torch
 from forked import run_recipe
 
 from benchmarks.contest import Worker
+from benchmarks.stages import compare
 from benchmarks.stages.data import Size, write_blocks, write_pairs, write_sentences
 from benchmarks.stages.report import Side, StageResult
 from llm2vec_pl.encoder import Encoder
@@ -137,6 +138,26 @@ def test_the_cosines_of_a_sides_embeddings_are_compared_with_the_scores(tmp_path
     np.save(one.embeddings, np.array([[1.0, 0.0], [0.9, 0.1]]))
     one.measure(STSTask("t", ["a", "a"], ["a", "b"], [5.0, 1.0]))
     assert one.sts == pytest.approx(1.0)
+
+
+def test_a_stage_that_fails_leaves_what_the_earlier_ones_brought(tmp_path, monkeypatch):
+    def stage(contest, job, data):
+        if job["stage"] == "simcse":
+            raise MemoryError
+        return StageResult(job, {"ours": side(tmp_path, 5.0, [1, 2])}, from_decoder=True)
+
+    monkeypatch.setattr(compare._Contest, "stage", stage)
+    file = tmp_path / "new" / "stages.json"
+    with pytest.raises(MemoryError):
+        compare.stages("tiny", json=file)
+    (left,) = json.loads(file.read_text())["stages"]
+    assert left["stage"] == "mntp"
+    assert left["sides"]["ours"]["seconds"] == [1, 2]
+
+
+def test_a_file_that_cannot_be_written_is_an_error_before_the_first_step(tmp_path):
+    with pytest.raises(UserError, match="cannot be written"):
+        compare.stages("tiny", json=tmp_path)
 
 
 def flags(place, decoder, *more):
