@@ -29,10 +29,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     """
     modules = list(model.modules())
     with _counting:
-        for module in modules:
-            held = _held.setdefault(id(module), _Held(module, module.training))
-            held.count += 1
-        model.eval()
+        if any(module.training or id(module) in _held for module in modules):
+            for module in modules:
+                held = _held.setdefault(id(module), _Held(module, module.training))
+                held.count += 1
+            model.eval()
+        else:  # a model that serves: there is nothing to do, once a text
+            modules = []
     try:
         yield
     finally:

@@ -9,6 +9,7 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from llm2vec_pl.decoder import evaluating
@@ -90,7 +91,8 @@ def _ordinary_tensors(module: nn.Module) -> Iterator[None]:
     Inference mode is hardly faster, and it marks for good all that is created in it: results,
     positions that a decoder caches, weights that FSDP2 gathers.
     """
-    # Sharded layers keep track of one pass at a time.
-    alone = _sharded_one_at_a_time if is_sharded(module) else contextlib.nullcontext()
+    # Sharded layers keep track of one pass at a time. To look for some takes long, for a short text.
+    sharded = dist.is_available() and dist.is_initialized() and is_sharded(module)
+    alone = _sharded_one_at_a_time if sharded else contextlib.nullcontext()
     with alone, torch.inference_mode(False), torch.no_grad():
         yield

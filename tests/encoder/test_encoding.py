@@ -195,6 +195,15 @@ def test_a_module_is_in_eval_mode_until_the_last_is_done_with_it():
     assert [m.training for m in model.modules()] == [True, True, True, False]
 
 
+def test_a_model_that_serves_is_not_switched_for_each_text(encoder, monkeypatch):
+    encoder.eval()
+    switched = []
+    monkeypatch.setattr(nn.Module, "train", lambda module, mode=True: switched.append(module))
+    encoder.encode(TEXTS)
+    assert not switched
+    assert not any(module.training for module in encoder.modules())
+
+
 @pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int64])
 def test_a_batch_size_of_numpy_is_a_number_like_any_other(encoder, kind):
     expected = encoder.encode(TEXTS)

@@ -20,7 +20,7 @@ from llm2vec_pl.use.server.request import Asked
 from llm2vec_pl.use.server.shares import Job
 
 TOKENS_ON_A_CPU = 2048
-"""As many as `Encoder.encode` sends through the decoder at once there."""
+"""As many as `Encoder.encode` sends through a decoder in half precision at once there."""
 
 TOKENS_ON_A_GPU = 32_768
 
