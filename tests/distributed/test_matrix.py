@@ -112,7 +112,14 @@ def test_two_ranks_train_as_one_process_does(strategy, run, alone, table):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("strategy", "ranks"), [("fsdp2", 1), ("ddp", 4), ("fsdp2", 4)])
+@pytest.mark.parametrize(
+    ("strategy", "ranks"),
+    [
+        ("fsdp2", 4),
+        pytest.param("fsdp2", 1, marks=pytest.mark.exhaustive),
+        pytest.param("ddp", 4, marks=pytest.mark.exhaustive),
+    ],
+)
 def test_any_number_of_ranks_trains_a_sample_as_one_process_does(
     strategy, ranks, run, alone, table
 ):

@@ -56,7 +56,7 @@ def large_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_rank_needs_its_share_and_one_file(large_folder: Path, tmp_path: Path):
     files = [file.stat().st_size for file in large_folder.glob("*.safetensors")]
     assert len(files) > 2

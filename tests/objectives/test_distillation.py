@@ -11,6 +11,7 @@ from contrastive_texts import (
     contrastive_batch,
 )
 from saved_models import save_model, small_llama
+from standard_library_docs import fill_cache
 from teachers import quiet, word_vectors
 from torch.utils.data import DataLoader
 
@@ -215,9 +216,9 @@ class Texts(Distillation):
     ("kind", "workers"),
     [("sentences", 0), ("E5", 0), ("E5", 1), pytest.param("docs", 0, marks=pytest.mark.slow)],
 )
-def test_all_contrastive_data_bring_their_texts(kind, workers, encoder, teacher, tmp_path, request):
+def test_all_contrastive_data_bring_their_texts(kind, workers, encoder, teacher, tmp_path):
     if kind == "docs":
-        request.getfixturevalue("standard_library_docs")
+        fill_cache(every=40)
     data = {
         "sentences": lambda: WikipediaSentences(lines(tmp_path)[0], num_workers=workers),
         "E5": lambda: E5(pairs_file(tmp_path), num_workers=workers, batch_size=8),
