@@ -91,7 +91,7 @@ def _ordinary_tensors(module: nn.Module) -> Iterator[None]:
     Inference mode is hardly faster, and it marks for good all that is created in it: results,
     positions that a decoder caches, weights that FSDP2 gathers.
     """
-    # Sharded layers keep track of one pass at a time. To look for some takes long, for a short text.
+    # Sharded layers keep track of one pass at a time. Looking for them takes long for a short text.
     sharded = dist.is_available() and dist.is_initialized() and is_sharded(module)
     alone = _sharded_one_at_a_time if sharded else contextlib.nullcontext()
     with alone, torch.inference_mode(False), torch.no_grad():
