@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 
+@torch.compiler.set_stance("force_eager")  # compiling a layer with its hooks serves no other call
 @torch.inference_mode(False)
 @torch.enable_grad()
 def token_influence(

@@ -13,6 +13,7 @@ from saved_models import save_model, small_llama
 from torch import Tensor, nn
 from transformers import Gemma3TextConfig
 
+from llm2vec_pl.bidirectional import check_bidirectional
 from llm2vec_pl.decoder import decoder_layers
 from llm2vec_pl.encoder.compiling import CXX, require_compiler
 from llm2vec_pl.encoder.encoder import Encoder
@@ -106,6 +107,11 @@ def test_layers_of_two_kinds_are_compiled_once_each(graphs, tmp_path):
     first = len(graphs)
     compiled.encode(QUERIES)
     assert len(graphs) == first < 16
+
+
+def test_the_probe_of_a_training_run_compiles_nothing(llama_folder, graphs):
+    check_bidirectional(Encoder(llama_folder, compile=True).load().decoder)
+    assert not graphs
 
 
 def test_only_layers_are_compiled(llama_folder, graphs):
