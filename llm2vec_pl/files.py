@@ -84,12 +84,11 @@ def alone(folder: Path) -> Iterator[None]:
 def _build(folder: Path, recipe: dict[str, Any], write: Callable[[Path], None]) -> None:
     unfinished = _new_unfinished(folder.parent)
     try:
-        write(unfinished)
-        (unfinished / "recipe.json").write_text(json.dumps(recipe, indent=1, default=str))
-        unfinished.rename(folder)
-    except OSError as error:
-        if is_full(error):
-            raise no_space(folder.parent) from error
+        with explained_if_full(folder.parent):
+            write(unfinished)
+            (unfinished / "recipe.json").write_text(json.dumps(recipe, indent=1, default=str))
+            unfinished.rename(folder)
+    except OSError:
         if not folder.is_dir():  # otherwise another process was faster
             raise
     finally:
@@ -101,12 +100,18 @@ def is_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-def no_space(root: Path) -> UserError:
-    """The error for a full disk under the cache."""
-    return UserError(
-        f"No space left for the cache in {root}. Free some space, "
-        "or set the environment variable LLM2VEC_PL_CACHE to a folder on another disk."
-    )
+@contextmanager
+def explained_if_full(root: Path) -> Iterator[None]:
+    """Turns a full disk into an error that says what to do about the cache in this folder."""
+    try:
+        yield
+    except OSError as error:
+        if not is_full(error):
+            raise
+        raise UserError(
+            f"No space left for the cache in {root}. Free some space, "
+            "or set the environment variable LLM2VEC_PL_CACHE to a folder on another disk."
+        ) from error
 
 
 def _new_unfinished(root: Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import logging
 import time
@@ -16,7 +15,7 @@ from llm2vec_pl.decoder import encoder_contents
 from llm2vec_pl.encoder import Encoder, whole_batch_size
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.evaluation.mteb.embeddings import Embeddings
-from llm2vec_pl.files import fingerprint
+from llm2vec_pl.files import fingerprint, is_full
 
 if TYPE_CHECKING:
     from llm2vec_pl.evaluation.mteb.encoder import MTEBEncoder
@@ -159,8 +158,7 @@ def _score(model: MTEBEncoder, task: AbsTask, results: ResultCache, batch_size: 
                 show_progress_bar=False,
             )
         except OSError as error:
-            is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            if not is_full and not str(error.filename).startswith(str(results.cache_path)):
+            if not is_full(error) and not str(error.filename).startswith(str(results.cache_path)):
                 raise
             raise UserError(
                 f"Cannot write results to {results.cache_path}: {error.strerror}. Free some space, "

@@ -7,7 +7,7 @@ import math
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +27,7 @@ from llm2vec_pl.encoder import (
 )
 from llm2vec_pl.errors import UserError
 from llm2vec_pl.evaluation.word_probe.frozen import FrozenModel
-from llm2vec_pl.files import alone, cache_root, fingerprint, is_full, no_space, unfinished
+from llm2vec_pl.files import alone, cache_root, explained_if_full, fingerprint, unfinished
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -123,7 +123,7 @@ def _compute(
     folder.mkdir(exist_ok=True)
     pause = 1.0 if sys.stderr.isatty() else 60.0  # between two lines of a log
     bar = tqdm(total=tokens, desc=what, unit=" tokens", unit_scale=True, mininterval=pause)
-    with _room(folder), bar, ExitStack() as opened:
+    with explained_if_full(folder.parent), bar, ExitStack() as opened:
         places = {i: opened.enter_context(unfinished(_file(folder, i))) for i in layers}
         files: dict[int, _Rows] = {}
         for some in _batches(rows):
@@ -199,17 +199,6 @@ def _require_room(folder: Path, shape: tuple[int, ...], layers: int) -> None:
             f"of which {_size(LEFT_FREE)} stay free. Ask for fewer layers, free some space, or set "
             "the environment variable LLM2VEC_PL_CACHE to a folder on another disk."
         )
-
-
-@contextmanager
-def _room(folder: Path) -> Iterator[None]:
-    """Turns a full disk into an error that says so."""
-    try:
-        yield
-    except OSError as error:
-        if is_full(error):
-            raise no_space(folder.parent) from error
-        raise
 
 
 def _size(count: int) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +16,8 @@ from llm2vec_pl.files import (
     alone,
     before,
     cache_root,
+    explained_if_full,
     fingerprint,
-    is_full,
-    no_space,
     remove,
     unfinished,
     write_json,
@@ -113,7 +111,7 @@ class Indexer:
         found = self._read()
         if found and found.state == state:
             return found
-        with alone(self.folder), _full_disk(self.folder):
+        with alone(self.folder), explained_if_full(self.folder.parent):
             self.folder.mkdir(exist_ok=True)
             self._tidy()
             found = self._read()  # another process may have been faster
@@ -234,13 +232,3 @@ def _write_embeddings(file: Path, keys: Keys, sources: list[Known]) -> None:
 
 def _new_embeddings(file: Path, count: int, size: int) -> Any:
     return np.lib.format.open_memmap(file, "w+", np.float32, (count, size))
-
-
-@contextmanager
-def _full_disk(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if is_full(error):
-            raise no_space(folder.parent) from error
-        raise
