@@ -85,13 +85,9 @@ if __name__ == "__main__":
         "--encoders", nargs="+", type=str, default=[], help="trained encoders, each NAME=FOLDER"
     )
     with user_errors():
-        flags = parser.parse_args()
-        # Flags that are not given keep the folders' settings, not the defaults of Encoder.
-        given = parser.parse_args(defaults=False).get("encoder", {})
-        values = flags.as_dict()
-        del values["encoder"]
+        given, values = parser.parse_beside_encoder()
         try:
-            run(dict(given), **values)
+            run(given, **values)
         except KeyboardInterrupt:
             print("Stopped. What the encoders before gave is written.")
             raise SystemExit(130) from None

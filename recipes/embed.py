@@ -105,14 +105,10 @@ if __name__ == "__main__":
     )
     parser.add_argument("--keep", **several, default=[], help="columns to copy into the files")
     with user_errors():
-        flags = parser.parse_args()
-        # Flags that are not given keep the folder's settings, not the defaults of Encoder.
-        given = parser.parse_args(defaults=False).get("encoder", {})
-        values = flags.as_dict()
+        given, values = parser.parse_beside_encoder()
         how = Embedding(**{name: values.pop(name) for name in Embedding.__dataclass_fields__})
-        del values["encoder"]
         try:
-            run(dict(given), how, **values)
+            run(given, how, **values)
         except (StoppedError, KeyboardInterrupt) as stop:
             code = stop.code if isinstance(stop, StoppedError) else 130
             if code:

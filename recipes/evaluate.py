@@ -87,13 +87,9 @@ if __name__ == "__main__":
     parser.add_class_arguments(Encoder, "encoder", instantiate=False, skip=TRAINING)
     parser.add_function_arguments(run, skip={"encoder"})
     with user_errors():
-        flags = parser.parse_args()
-        # Flags that are not given keep the folder's settings, not the defaults of Encoder.
-        given = parser.parse_args(defaults=False).get("encoder", {})
-        values = flags.as_dict()
-        del values["encoder"]
+        given, values = parser.parse_beside_encoder()
         try:
-            run(dict(given), **values)
+            run(given, **values)
         except KeyboardInterrupt:
             print("Stopped. Tasks with results are kept; the same command goes on.")
             raise SystemExit(130) from None

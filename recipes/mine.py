@@ -104,10 +104,6 @@ if __name__ == "__main__":
     parser.add_class_arguments(Rules)
     parser.add_function_arguments(run, skip={"encoder", "rules"})
     with user_errors():
-        flags = parser.parse_args()
-        # Flags that are not given keep the folder's settings, not the defaults of Encoder.
-        given = parser.parse_args(defaults=False).get("encoder", {})
-        values = flags.as_dict()
+        given, values = parser.parse_beside_encoder()
         rules = Rules(**{name: values.pop(name) for name in Rules.__dataclass_fields__})
-        del values["encoder"]
-        run(dict(given), rules, **values)
+        run(given, rules, **values)

@@ -228,6 +228,17 @@ class Parser(LightningArgumentParser):
         print_errors_with(lambda message: with_flags(message, {**flags, **self._own_flags()}))
         return parsed
 
+    def parse_beside_encoder(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Parses the command line of a recipe that opens an encoder.
+
+        Returns:
+            The flags of the encoder that were given, without the defaults of `Encoder`: what is not
+            given stays as the encoder's folder has it. And all other flags.
+        """
+        values = self.parse_args().as_dict()
+        del values["encoder"]
+        return dict(self.parse_args(defaults=False).get("encoder", {})), values
+
     def _own_flags(self) -> dict[str, str]:
         """Flags without a group by the argument's name, such as `mine.py`'s, and `--resume`."""
         all_flags = [flag for action in self._actions for flag in action.option_strings]
