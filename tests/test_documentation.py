@@ -183,7 +183,7 @@ def test_what_other_commands_name_exists(command):
     elif program == "curl":  # run below
         assert any(word.startswith(f"http://{SERVER}/") for word in rest)
     else:
-        assert program in ("git", "cd", "issues"), f"no test knows how to look at: {command}"
+        pytest.fail(f"no test knows how to look at: {command}")
 
 
 def assert_selects_tests(flags: list[str]) -> None:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 
-@torch.compiler.set_stance("force_eager")  # compiling a layer with its hooks serves no other call
 @torch.inference_mode(False)
 @torch.enable_grad()
 def token_influence(
@@ -36,7 +35,9 @@ def token_influence(
     for name, module in modules.items():
         hooks += watch(module, length, influences, name)
     try:
-        forward()
+        # Layers compiled with these hooks would serve no other call.
+        with torch.compiler.set_stance("force_eager"):
+            forward()
     finally:
         for hook in hooks:
             hook.remove()

@@ -83,7 +83,7 @@ def guided(folder):
 
 def late(folder):
     encoder = Encoder(folder, lora_rank=4)
-    return LateInteraction(encoder, 8, chunk_size=3), contrastive_batch(encoder)
+    return LateInteraction(encoder, 8, chunk_size=6), contrastive_batch(encoder)
 
 
 def without_pooling(encoder):
@@ -98,7 +98,7 @@ CASES = {
     "causal language model": causal_lm,
     "SimCSE": simcse,
     "supervised": supervised,
-    "supervised in chunks": lambda folder: supervised(folder, chunk_size=3),
+    "supervised in chunks": lambda folder: supervised(folder, chunk_size=6),
     "distillation": distillation,
     "distillation in chunks": lambda folder: distillation(folder, chunk_size=3),
     "supervised with everything": lambda folder: supervised(

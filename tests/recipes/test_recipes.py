@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from first_cases import slow_and_exhaustive
 from forked import run_recipe
 from saved_models import save_model, small_llama
 from transformers import Gemma3TextConfig, MistralConfig, Qwen3Config
@@ -87,7 +88,7 @@ def losses(run_folder: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_a_run_leaves_logs_config_checkpoints_and_an_encoder(folder, articles, tmp_path):
-    printed = run_from_a_shell("mntp.py", *short(folder, articles), cwd=tmp_path)
+    printed = run("mntp.py", *short(folder, articles), cwd=tmp_path)
     left = tmp_path / "runs" / "mntp" / "version_0"
     names = {path.name for path in left.iterdir()}
     assert {"config.yaml", "metrics.csv", "checkpoints", "encoder"} <= names
@@ -113,8 +114,7 @@ def test_the_config_of_a_run_repeats_it_to_the_last_bit(folder, articles, tmp_pa
     assert yaml.safe_load((second / "config.yaml").read_text())["data"]["init_args"]["path"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", slow_and_exhaustive(DECODERS))
 def test_real_wikipedia_trains_any_decoder(name, shared_data, tmp_path):
     folder = str(save_model(DECODERS[name], tmp_path / name))
     data = str(shared_data / "wikipedia")
