@@ -66,6 +66,22 @@ class ContrastiveData(EncoderData):
         raise NotImplementedError(f"{type(self).__name__} does not define read_tasks().")
 
     @property
+    def prompts(self) -> dict[str, str]:
+        """The tasks' instructions by name: the prompts of the encoder that is trained with them.
+
+        What all tasks write before their queries is that of a `query` too, and what all write
+        before all their texts is that of a `document`. Of several for one task, the first counts.
+        """
+        instructions = {task.name: task.instruction for task in self.tasks}
+        texts = {name: instruction.texts[0] for name, instruction in instructions.items()}
+        if len(set(texts.values())) == 1:
+            (text,) = set(texts.values())
+            texts["query"] = text
+            if all(instruction.symmetric for instruction in instructions.values()):
+                texts["document"] = text
+        return {name: text for name, text in texts.items() if text}
+
+    @property
     def tokenize(self) -> TextTokenizer:
         """The tokenizer of the module being trained, or the one attached."""
         tokenize: TextTokenizer = self.attached_tokenizer

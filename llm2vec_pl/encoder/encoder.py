@@ -118,7 +118,8 @@ class Encoder(TextEncoder):
             tokens that a text spells out. By default, `from_pretrained` does so for its folders,
             and an `Encoder` does not.
         prompts: instructions by name. `encode_query` uses the one named `query`, `encode_document`
-            the one named `document`, and `encode(prompt_name=...)` any.
+            the one named `document`, and `encode(prompt_name=...)` any. By default those of the
+            encoder in `model_name`; training adds those of its tasks, under other names than these.
         fingerprint: of the named weights and adapters; others are refused. A run's config.yaml has
             it, so that the run is not repeated on anything else.
 
@@ -172,7 +173,7 @@ class Encoder(TextEncoder):
             faults.of(refuse_training, lora_rank, compile)
         self.bidirectional = bidirectional
         self.pooling: Pooling = pooling
-        self.prompts: dict[str, str] = dict(prompts) if isinstance(prompts, Mapping) else {}
+        self.given_prompts: dict[str, str] = dict(prompts) if isinstance(prompts, Mapping) else {}
         self.lora_rank = lora_rank
         self.quantization: Quantization | None = quantization
         self.lora_options: dict[str, Any] = {
@@ -202,6 +203,9 @@ class Encoder(TextEncoder):
             further = [locate_adapter(name) for name in adapters or []]
             self.adapters = [f for part in (self.source, *further) for f in part.adapters]
             self.trained_on = [pin for part in (self.source, *further) for pin in part.trained_on]
+            known = read_settings(self.source) if self.source.folder and prompts is None else {}
+            faults.of(require_prompts, known.get("prompts"))
+            self.prompts: dict[str, str] = {**(known.get("prompts") or {}), **self.given_prompts}
             if not random_weights:
                 require_weights(self.source.base)
             self.config = read_config(self.source, trust_remote_code)
@@ -381,6 +385,18 @@ class Encoder(TextEncoder):
     def logits(self, states: Tensor) -> Tensor:
         """The language modelling head's logits: states (M, D) -> (M, V)."""
         return head_logits(states, self.lm_head, self.config)
+
+    def add_prompts(self, prompts: Mapping[str, str]) -> None:
+        """Adds the instructions that a run trains with; an argument's keep their names.
+
+        Args:
+            prompts: instructions by name.
+
+        Raises:
+            UserError: if they are not strings by name.
+        """
+        require_prompts(prompts)
+        self.prompts = {**self.prompts, **prompts, **self.given_prompts}
 
     def settings(self) -> dict[str, Any]:
         """What `llm2vec_config.json` records: how a text becomes an embedding, on which weights."""

@@ -167,17 +167,17 @@ def require_same_form(parents: Sequence[Parent]) -> None:
 
 
 def shared_notes(parents: Sequence[Parent]) -> dict[str, Any]:
-    """The notes in which all agree; of tables, such as instructions by task, the rows of all."""
-    shared = {}
+    """The notes in which all agree; of tables, such as prompts, each row that no other denies."""
+    shared: dict[str, Any] = {}
     for key in dict.fromkeys(key for parent in parents for key in parent.notes):
         values = [parent.notes[key] for parent in parents if key in parent.notes]
         if all(isinstance(value, dict) for value in values):
-            rows = [item for value in values for item in value.items()]
-            table: dict[str, Any] = {}
-            for name, row in rows:
-                table.setdefault(name, row)
-            if all(table[name] == row for name, row in rows):
-                shared[key] = table
+            table = {name: row for value in values for name, row in value.items()}
+            shared[key] = {
+                name: row
+                for name, row in table.items()
+                if all(value.get(name, row) == row for value in values)
+            }
         elif len(values) == len(parents) and all(value == values[0] for value in values):
             shared[key] = values[0]
     return shared

@@ -140,8 +140,11 @@ class Objective(LightningModule):
 
         A run resumed for more steps starts at the learning rate of its new schedule: the
         checkpoint holds the rate of the old schedule, which may have been 0.
+
+        The encoder keeps the data module's `prompts`, its tasks' instructions, if there are any.
         """
         self.begin_training()
+        self.encoder.add_prompts(getattr(self.trainer.datamodule, "prompts", {}))  # type: ignore[attr-defined]
         for configured in self.trainer.lr_scheduler_configs:
             set_rates(configured.scheduler)
 
@@ -303,6 +306,7 @@ class Objective(LightningModule):
         for i, optimizer in enumerate(self.trainer.optimizers if states else []):
             states[i] = named_state(states[i], optimizer, self)
         checkpoint["rendered_template"] = self.encoder.tokenize.rendered  # it may print the date
+        checkpoint["prompts"] = self.encoder.prompts
         checkpoint["origin"] = recorded_origin(self.encoder)
         checkpoint["objective"] = {"name": type(self).__name__, "notes": self.notes()}
         checkpoint["metrics"] = self.validation_metrics() or {}

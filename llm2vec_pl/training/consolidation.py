@@ -42,6 +42,7 @@ def consolidate(checkpoint: str, out: Path | None = None) -> Path:
     require_same_origin(saved, encoder, str(path))
     encoder.tokenize.freeze(saved.get("rendered_template"))
     _fill(encoder, saved["state_dict"], path)
+    encoder.prompts = saved.get("prompts", encoder.prompts)
     objective = saved.get("objective", {})
     encoder.notes |= objective.get("notes", {})
     stage = {

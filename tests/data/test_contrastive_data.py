@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -96,6 +97,22 @@ def test_a_batch_has_queries_positives_and_negatives_of_one_task(data: Numbers, 
         for owner, negative in zip(owners, negatives, strict=True):
             assert negative.strip().startswith(f"hard negative {names[owner][1]} ")
     assert kinds == {"plain", "hard"}
+
+
+def test_its_prompts_are_the_tasks_instructions(data: Numbers) -> None:
+    assert data.prompts == {"hard": "find: "}
+
+
+@pytest.mark.parametrize(
+    ("symmetric", "expected"),
+    [(False, {"query": "find: "}), (True, {"query": "find: ", "document": "find: "})],
+)
+def test_what_all_tasks_write_is_written_before_any_query(
+    data: Numbers, symmetric: bool, expected: dict[str, str]
+) -> None:
+    shared = Instruction(("find: ",), symmetric)
+    data.tasks = [replace(task, instruction=shared) for task in data.tasks]
+    assert data.prompts == {"plain": "find: ", "hard": "find: ", **expected}
 
 
 def test_a_batch_draws_one_instruction_and_gives_it_to_both_sides(data: Numbers, text) -> None:

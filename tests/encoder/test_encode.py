@@ -52,6 +52,22 @@ def test_prompts_are_kept_in_a_folder(encoder, tmp_path):
     assert other.prompts == {"query": ""}
 
 
+def test_training_goes_on_with_the_prompts_of_the_encoder_before(encoder, tmp_path):
+    from llm2vec_pl.encoder import save_encoder
+
+    before = str(save_encoder(encoder, tmp_path / "saved"))
+    assert Encoder(before).prompts == PROMPTS
+    assert Encoder(before, prompts={}).prompts == {}
+
+
+def test_prompts_of_a_run_do_not_replace_those_that_were_asked_for(llama_folder):
+    encoder = Encoder(llama_folder, prompts={"query": "Mine: "})
+    encoder.add_prompts({"query": "Theirs: ", "nq": "Answer: "})
+    assert encoder.prompts == {"query": "Mine: ", "nq": "Answer: "}
+    with pytest.raises(UserError, match="`prompts` are strings, but got 'nq': 3"):
+        encoder.add_prompts({"nq": 3})
+
+
 @pytest.mark.parametrize(
     "texts",
     [tuple(TEXTS), np.array(TEXTS), np.array(TEXTS, dtype=object), (text for text in TEXTS)],

@@ -33,6 +33,7 @@ def run(base: str | Path, folder: Path, seed: int = 1, **arguments: Any) -> Path
             if parameter.requires_grad:
                 parameter.add_(torch.randn_like(parameter), alpha=0.05)
     encoder.notes = {"temperature": 0.05 * seed, "instructions": {f"task{seed}": ["Find: "]}}
+    encoder.prompts = {f"task{seed}": "Find: ", "query": f"Find {seed}: "}
     return save_encoder(encoder, folder, {"recipe": "mntp", "seed": seed})
 
 
@@ -152,6 +153,7 @@ def test_the_folder_is_a_stage_with_all_parents_in_its_lineage(runs, tmp_path):
     settings = json.loads((soup / "llm2vec_config.json").read_text())
     assert "temperature" not in settings  # the parents differ in it
     assert settings["instructions"] == {"task1": ["Find: "], "task2": ["Find: "]}
+    assert settings["prompts"] == {"task1": "Find: ", "task2": "Find: "}  # not in `query`
 
 
 def test_a_further_stage_starts_from_the_soup_which_needs_no_other_folder(llama_folder, tmp_path):

@@ -8,9 +8,10 @@ import pytest
 import torch
 from trained import articles
 
-from llm2vec_pl.data import Wikipedia, WikipediaSentences
-from llm2vec_pl.encoder import MultiVectorEncoder
-from llm2vec_pl.objectives import MNTP, LateInteraction
+from llm2vec_pl.data import E5, Wikipedia, WikipediaSentences
+from llm2vec_pl.data.examples import read_instructions
+from llm2vec_pl.encoder import Encoder, MultiVectorEncoder
+from llm2vec_pl.objectives import MNTP, Contrastive, LateInteraction
 from llm2vec_pl.training.command import Command
 from llm2vec_pl.training.consolidation import consolidate
 
@@ -95,6 +96,24 @@ def test_late_interaction_leaves_its_projection(llama_folder, tmp_path, monkeypa
     again = consolidate(str(checkpoint), tmp_path / "again")
     torch.testing.assert_close(MultiVectorEncoder.from_pretrained(again).projection.weight, weight)
     assert f"MultiVectorEncoder.from_pretrained({str(again)!r})" in capsys.readouterr().out
+
+
+def test_the_instructions_of_a_run_are_its_encoders_prompts(llama_folder, tmp_path, monkeypatch):
+    """So they are of a checkpoint of it."""
+    pairs = [{"query": f"query {i}", "positive": f"text {i}"} for i in range(120)]
+    (tmp_path / "nq.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    flags = f"""supervised.py --encoder.model_name {llama_folder} --encoder.lora_rank 2
+        --data.path {tmp_path / "nq.jsonl"} --data.batch_size 4 --trainer.max_steps 2
+        --trainer.limit_val_batches 1 --trainer.accelerator cpu
+        --trainer.enable_progress_bar false --trainer.enable_model_summary false
+        --trainer.default_root_dir {tmp_path / "runs"}"""
+    monkeypatch.setattr(sys, "argv", flags.split())
+    left = Command("supervised", Contrastive, E5).fit()
+    again = consolidate(str(left.parent / "checkpoints" / "best.ckpt"), tmp_path / "again")
+    for folder in (left, again):
+        prompts = Encoder.from_pretrained(folder).prompts
+        assert set(prompts) == {"nq", "query"}
+        assert prompts["query"] == prompts["nq"] == read_instructions()["nq"].texts[0]
 
 
 def test_the_lineage_is_all_of_the_end_where_that_is_the_best(llama_folder, tmp_path, monkeypatch):
