@@ -58,6 +58,7 @@ def serve(
     texts_at_once: int = 32,
     seconds: float = 60.0,
     rounds: int = 4,
+    workers: int = 1,
 ) -> None:
     """Texts a second of `recipes/serve.py` under load, with p50 and p99 of the requests' seconds.
 
@@ -70,12 +71,13 @@ def serve(
         texts_at_once: texts in a request of the third kind.
         seconds: length of each kind of load with several clients; one client has a third of that.
         rounds: number of turns, into which these seconds are divided.
+        workers: processes of the server that encode.
     """
     (texts,) = pieces(Encoder(model_name).tokenizer, TEXTS.draw(2000, seed=0))
     alone = Load(1, 1)
     loads = {alone: seconds / 3, Load(clients, 1): seconds, Load(clients, texts_at_once): seconds}
     found = {load: Outcome([], [], [], []) for load in loads}
-    with _served(model_name) as (port, server):
+    with _served(model_name, workers) as (port, server):
         asked(port, alone, texts, 1.0)  # warm
         for _ in range(rounds):
             for load, length in loads.items():
@@ -149,14 +151,15 @@ def _client(
 
 
 @contextmanager
-def _served(model_name: str) -> Iterator[tuple[int, int]]:
+def _served(model_name: str, workers: int) -> Iterator[tuple[int, int]]:
     """The port and process of a server that is ready; in the end it is stopped like a service."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = int(listener.getsockname()[1])
     recipe = Path(__file__).parents[1] / "recipes" / "serve.py"
     variables = {key: value for key, value in os.environ.items() if key != "LLM2VEC_PL_API_KEY"}
-    command = [sys.executable, str(recipe), model_name, "--port", str(port)]
+    flags = ["--port", str(port), "--workers", str(workers)]
+    command = [sys.executable, str(recipe), model_name, *flags]
     server = subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL)
     try:
         end = time.monotonic() + STARTS_WITHIN

@@ -37,6 +37,7 @@ class EncoderAPI(LitAPI):
         batch_tokens: most tokens that are encoded together; None leaves it to the device.
         seconds: how long a client waits.
         spec: the HTTP side.
+        workers: how many processes like this one share a device.
     """
 
     def __init__(
@@ -46,12 +47,14 @@ class EncoderAPI(LitAPI):
         batch_tokens: int | None,
         seconds: float,
         spec: Any = None,
+        workers: int = 1,
     ) -> None:
         super().__init__(spec=spec, loop=SharingLoop())
         self.model_name, self.overrides = model_name, overrides
         self.batch_tokens = batch_tokens or TOKENS_ON_A_CPU
         self._leave_it_to_the_device = batch_tokens is None
         self.seconds = seconds
+        self.workers = workers
         self._stopping = False
 
     def setup(self, device: str) -> None:
@@ -76,6 +79,8 @@ class EncoderAPI(LitAPI):
 
     def _load(self, device: torch.device) -> None:
         self.encoder = Encoder.from_pretrained(self.model_name, **self.overrides).to(device)
+        if device.type == "cpu" and self.workers > 1:  # loading has lowered them to usable cores
+            torch.set_num_threads(max(1, torch.get_num_threads() // self.workers))
         if self._leave_it_to_the_device and device.type != "cpu":
             self.batch_tokens = TOKENS_ON_A_GPU
         self.encoder.encode("warm up")

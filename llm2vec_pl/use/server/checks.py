@@ -32,7 +32,7 @@ def require_packages() -> None:
         ) from error
 
 
-def require_limits(limits: Limits, batch_tokens: int | None) -> None:
+def require_limits(limits: Limits, batch_tokens: int | None, workers: int) -> None:
     """Raises a `UserError` with all limits under which nothing could be answered."""
     faults = Faults()
     numbers = {
@@ -42,6 +42,7 @@ def require_limits(limits: Limits, batch_tokens: int | None) -> None:
         "max_waiting": limits.waiting,
         "timeout": limits.seconds,
         "batch_tokens": 1 if batch_tokens is None else batch_tokens,
+        "workers": workers,
     }
     for argument, number in numbers.items():
         with faults.noted():

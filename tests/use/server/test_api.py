@@ -31,6 +31,16 @@ def test_what_the_user_can_mend_is_said_in_a_line(monkeypatch, capsys):
     assert capsys.readouterr().err == "error: no such folder\n"
 
 
+@pytest.mark.parametrize(("workers", "threads"), [(1, []), (2, [3]), (9, [1])])
+def test_those_that_share_a_cpu_share_its_cores(monkeypatch, encoder, workers, threads):
+    chosen = []
+    monkeypatch.setattr(Encoder, "from_pretrained", lambda *_, **__: encoder)
+    monkeypatch.setattr(module.torch, "get_num_threads", lambda: 6)
+    monkeypatch.setattr(module.torch, "set_num_threads", chosen.append)
+    EncoderAPI("tiny", {}, batch_tokens=None, seconds=60, workers=workers).setup("cpu")
+    assert chosen == threads
+
+
 def test_anything_else_shows_its_traceback(monkeypatch, capsys):
     assert started_with(MemoryError("a full device"), monkeypatch) == 1
     printed = capsys.readouterr().err

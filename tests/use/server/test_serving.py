@@ -242,6 +242,23 @@ def test_a_server_that_is_stopped_answers_first_and_leaves_no_process(tmp_path):
 
 
 @pytest.mark.slow
+def test_several_processes_that_encode_answer_as_one_and_end_with_the_server(encoder, tmp_path):
+    texts = [f"text number {i} {'word ' * (i % 5)}" for i in range(40)]
+    expected = encoder.encode(texts, normalize_embeddings=True, convert_to_numpy=True)
+    with serving(tmp_path, "tiny", "--dtype", "float32", "--workers", "2") as server:
+        client = client_of(server, "none")
+
+        def one(i: int) -> list[float]:
+            return client.embeddings.create(model="tiny", input=texts[i]).data[0].embedding
+
+        with ThreadPoolExecutor(8) as pool:
+            rows = list(pool.map(one, range(len(texts))))
+        np.testing.assert_allclose(rows, expected, atol=1e-5)
+        assert server.stop() == 0
+        assert server.processes() == []
+
+
+@pytest.mark.slow
 def test_when_the_encoder_s_process_is_killed_the_server_ends_and_says_so(tmp_path):
     with serving(tmp_path, "tiny") as server:
         os.kill(worker_of(server), signal.SIGKILL)
@@ -291,6 +308,7 @@ def test_an_encoder_that_cannot_be_loaded_ends_the_server_with_what_to_do(tmp_pa
         ({"max_texts": 0}, "`max_texts` is more than 0"),
         ({"timeout": -1}, "`timeout` is more than 0"),
         ({"batch_tokens": 0}, "`batch_tokens` is more than 0"),
+        ({"workers": 0}, "`workers` is more than 0"),
         ({"accelerator": "cpu", "devices": 2}, "`devices` is from 1 to 1"),
         ({"max_texts": 10, "max_waiting": 9}, "`max_waiting` (9) is smaller than `max_texts` (10)"),
     ],
