@@ -9,6 +9,7 @@ from typing import Any
 
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.use.export.lineage import public_name
+from llm2vec_pl.use.export.stock import OLDEST_TRANSFORMERS
 
 TEI = {
     "llama": "a GPU, in float16",
@@ -81,7 +82,8 @@ print(model.similarity(queries, documents))
         _front_matter("sentence-transformers"),
         _what_it_is(about),
         "## Usage",
-        "PATH is this folder, or its name on the hub. No code of its own is run.",
+        "PATH is this folder, or its name on the hub. No code of its own is run."
+        + (_needed_to_read_both_ways() if about.bidirectional else ""),
         usage,
         _prompts(prompts),
         compared,
@@ -155,6 +157,13 @@ def _what_it_is(about: About) -> str:
         f"# An encoder from {base}\n\nA text becomes {about.size} numbers, "
         f"to be compared by cosine. The decoder (`{about.model_type}`, weights in {about.dtype}) "
         f"{reads}; pooling: {about.pooling.replace('_', ' ')}; at most {about.max_length} tokens."
+    )
+
+
+def _needed_to_read_both_ways() -> str:
+    return (
+        f" **It needs transformers {OLDEST_TRANSFORMERS} or later.** Without a warning, an earlier "
+        "one reads each text from left to right only, and its embeddings are wrong."
     )
 
 

@@ -27,6 +27,9 @@ POOLING_FLAGS = {
 TEMPLATE = "template"
 """The prompt of a text that is given without one, where there is a template."""
 
+OLDEST_TRANSFORMERS = "5.2"
+"""The first that reads both ways if the configuration says so. Before, only Gemma 3 did."""
+
 
 @dataclass
 class Stock:
@@ -40,6 +43,7 @@ class Stock:
         unpooled: control tokens that the tokenizer adds and that have no part in an embedding.
         max_length: most tokens of prompt and text.
         size: of an embedding.
+        bidirectional: whether each token sees every other.
     """
 
     tokenizer: Any
@@ -49,6 +53,7 @@ class Stock:
     unpooled: list[str]
     max_length: int
     size: int
+    bidirectional: bool
 
     def prompt_tokens(self, prompt: str) -> int:
         """How many tokens sentence-transformers leaves out: those of the prompt alone."""
@@ -82,6 +87,7 @@ def stock(encoder: Encoder) -> Stock:
         unpooled=sorted({*first, *last}) if encoder.pooling == "mean" else [],
         max_length=encoder.tokenize.max_length,
         size=encoder.embedding_size,
+        bidirectional=encoder.bidirectional,
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from llm2vec_pl.decoder import SETTINGS, write_weights
 from llm2vec_pl.encoder import Encoder
 from llm2vec_pl.files import read_json, write_json
-from llm2vec_pl.use.export.stock import POOLING_FLAGS, TEMPLATE, Stock
+from llm2vec_pl.use.export.stock import OLDEST_TRANSFORMERS, POOLING_FLAGS, TEMPLATE, Stock
 from llm2vec_pl.use.export.stock_tokenizer import save_tokenizer
 
 KEPT = (
@@ -121,8 +121,24 @@ def write_modules(words: Stock, folder: Path) -> None:
             "prompts": words.prompts,
             "default_prompt_name": TEMPLATE if words.start else None,
             "similarity_fn_name": "cosine",
+            **(_needs_to_read_both_ways() if words.bidirectional else {}),
         },
     )
+
+
+def _needs_to_read_both_ways() -> dict[str, Any]:
+    """An older transformers reads from left to right without a word, so others have to speak.
+
+    sentence-transformers 6.2 refuses what does not meet `requirements`. One that cannot be
+    installed beside such a transformers, before 5.2, warns that the model comes from a later one.
+    """
+    reason = "An earlier one reads each text from left to right only, and its embeddings are wrong."
+    return {
+        "requirements": {
+            "transformers": {"specifier": f">={OLDEST_TRANSFORMERS}", "reason": reason}
+        },
+        "__version__": {"sentence_transformers": "5.2.0", "transformers": OLDEST_TRANSFORMERS},
+    }
 
 
 def _write_word_weights(words: Stock, folder: Path) -> None:

@@ -52,6 +52,23 @@ def test_sentence_transformers_gives_the_same_embeddings_without_and_with_a_prom
     assert model.max_seq_length == 48
 
 
+def test_a_transformers_that_would_read_left_to_right_is_refused(exported, monkeypatch):
+    from sentence_transformers.util import environment
+
+    monkeypatch.setattr(environment, "get_installed_version", lambda name: "4.57.6")
+    with pytest.raises(ImportError, match=r"transformers>=5\.2.*left to right"):
+        opened(exported)
+    assert "needs transformers 5.2 or later" in (exported / "README.md").read_text()
+
+
+def test_a_causal_encoder_needs_no_certain_transformers(llama_folder, tmp_path):
+    run = save_run(llama_folder, tmp_path / "run", bidirectional=False)
+    out = export_encoder(run, tmp_path / "out")
+    settings = json.loads((out / "config_sentence_transformers.json").read_text())
+    assert "requirements" not in settings
+    assert "needs transformers" not in (out / "README.md").read_text()
+
+
 def test_this_package_opens_an_export_too(run, exported):
     encoder = Encoder.from_pretrained(exported, dtype="float32")
     got = encoder.encode_query(TEXTS, normalize_embeddings=True)
