@@ -6,7 +6,7 @@ import math
 import multiprocessing
 import signal
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any
 
@@ -63,10 +63,12 @@ class EncoderPool:
         """
         size = min(MOST_TEXTS, math.ceil(len(texts) / len(self.devices) / SHARES)) or 1
         chunks = [slice(i, i + size) for i in range(0, len(texts), size)]
-        work = [
-            self._processes.submit(_encode, texts[c], instructions[c], batch_size) for c in chunks
-        ]
+        work: list[Future[Any]] = []
         try:
+            work.extend(
+                self._processes.submit(_encode, texts[c], instructions[c], batch_size)
+                for c in chunks
+            )
             for chunk in work:
                 yield torch.from_numpy(chunk.result())
         except BrokenProcessPool as error:

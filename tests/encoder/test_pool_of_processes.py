@@ -31,6 +31,9 @@ def test_several_processes_give_the_embeddings_of_one_until_one_of_them_dies(enc
             copy.copy(encoder).encode(TEXTS, device=pool)
         os.kill(next(iter(pool._processes._processes)), signal.SIGKILL)
         with pytest.raises(UserError, match="ended before its work did"):
+            # The other process may do all of the work before the death is noticed.
+            [encoder.encode(TEXTS, device=pool) for _ in range(1000)]
+        with pytest.raises(UserError, match="ended before its work did"):
             encoder.encode(TEXTS, device=pool)
 
 
